@@ -1,0 +1,117 @@
+"""From settings to parts: which tiers there are, and how they are wired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from cache_blocks import events
+from cache_blocks.blobs import BlobStore
+from cache_blocks.database import Database
+from cache_blocks.errors import ConfigurationError
+from cache_blocks.events import EventLog
+from cache_blocks.invalidation import Generations, Invalidator, Teller
+from cache_blocks.leases import LeaseKeeper, RedisLeases, SqlLeases
+from cache_blocks.tiers.breaker import Breaker
+from cache_blocks.tiers.chain import Chain
+from cache_blocks.tiers.memory import MemoryTier
+from cache_blocks.tiers.object_store import ObjectStore, ObjectStoreTier
+from cache_blocks.tiers.redis import RedisTier, connect
+from cache_blocks.tiers.sql import SqlTier
+
+if TYPE_CHECKING:
+    import redis
+
+    from cache_blocks.settings import CacheSettings
+    from cache_blocks.tiers.base import Tier
+
+Record = Callable[[Iterable[events.CacheEvent]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a cache is made of."""
+
+    chain: Chain
+    database: Database
+    store: ObjectStore
+    blobs: BlobStore
+    generations: Generations
+    invalidator: Invalidator
+    leases: LeaseKeeper
+    events: EventLog
+
+
+def assemble(settings: CacheSettings, record: Record) -> Parts:
+    """Return the parts for these settings; opens no connection.
+
+    Args:
+        settings: Where the tiers are.
+        record: Takes the events of tiers that go and return.
+    """
+    namespace = settings.namespace
+    database = Database(settings.database_url.get_secret_value(), settings.database_timeout_seconds)
+    store = ObjectStore(
+        settings.object_store_url.get_secret_value(), _options(settings), settings.object_store_timeout_seconds
+    )
+    far = ObjectStoreTier(store, namespace)
+    generations = Generations(database, namespace, far.mirrored_generations)
+    sql = SqlTier(database, namespace, generations.reseed)
+    client = _redis(settings)
+    hot: Tier = MemoryTier(namespace, settings.memory_max_bytes) if client is None else RedisTier(client, namespace)
+
+    tellers: dict[str, Teller] = {"object_store": far.mirror_generations}
+    if isinstance(hot, RedisTier):
+        tellers["redis"] = hot.raise_generations
+    breakers: dict[str, Breaker] = {}
+    invalidator = Invalidator(generations, tellers, breakers)
+    breakers.update({tier.name: _breaker(tier.name, settings, record, invalidator) for tier in (hot, sql, far)})
+    book = (
+        SqlLeases(database, namespace, settings.lease_seconds)
+        if client is None
+        else RedisLeases(client, namespace, settings.lease_seconds)
+    )
+    return Parts(
+        chain=Chain([hot, sql, far], breakers),
+        database=database,
+        store=store,
+        blobs=BlobStore(store, breakers["object_store"], namespace, settings.home / "files"),
+        generations=generations,
+        invalidator=invalidator,
+        leases=LeaseKeeper(book),
+        events=EventLog(database, namespace),
+    )
+
+
+def _redis(settings: CacheSettings) -> redis.Redis | None:
+    if settings.hot_tier_is_local:
+        return None
+    try:
+        return connect(settings.redis_url.get_secret_value(), settings.redis_timeout_seconds)
+    except ValueError as error:
+        raise ConfigurationError(f"CACHE_BLOCKS_REDIS_URL: {error}") from error
+
+
+def _options(settings: CacheSettings) -> dict[str, Any]:
+    try:
+        options: Any = orjson.loads(settings.object_store_options.get_secret_value())
+    except orjson.JSONDecodeError as error:
+        raise ConfigurationError("CACHE_BLOCKS_OBJECT_STORE_OPTIONS is not JSON") from error
+    if not isinstance(options, dict):
+        raise ConfigurationError("CACHE_BLOCKS_OBJECT_STORE_OPTIONS is not a JSON object")
+    return options  # pyright: ignore[reportUnknownVariableType]
+
+
+def _breaker(tier: str, settings: CacheSettings, record: Record, invalidator: Invalidator) -> Breaker:
+    """Return a breaker that tells the log of outages, and a returning tier what it has missed."""
+
+    def changed(tier: str, down: bool, why: str) -> None:  # noqa: FBT001 - the hook's one flag
+        record([events.CacheEvent(events.TIER_DOWN if down else events.TIER_UP, tier=tier, reason=why)])
+
+    def catch_up() -> None:
+        invalidator.catch_up(tier)
+
+    return Breaker(tier, settings.breaker_seconds, before_close=catch_up, on_change=changed)

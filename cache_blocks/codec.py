@@ -1,0 +1,147 @@
+"""Entries to bytes and back: a self-describing, verified envelope.
+
+Layout, big-endian::
+
+    magic 4s "PCBE" | version u8 | reserved u8 | fence u64 | header length u32 | BLAKE3 digest 32s | header | payload
+
+The digest covers everything else. The header is JSON, the payload an LZ4 frame over JSON. Nothing in the
+bytes chooses how they are decoded: another magic, version or length is an error, and decompression is
+bounded by the size that the verified header declares. The fence sits at a fixed place so that Redis can
+compare it without decoding.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final
+
+import lz4.frame
+import orjson
+from blake3 import blake3
+
+from cache_blocks.entry import Entry, check_key
+from cache_blocks.errors import CorruptEntryError, InvalidKeyError, UnknownVersionError
+
+MAGIC: Final = b"PCBE"
+VERSION: Final = 1
+MAX_PAYLOAD_BYTES: Final = 256 * 1024 * 1024
+"""Largest payload, uncompressed. Larger results are files."""
+
+_PREFIX = struct.Struct(">4sBBQI")
+_DIGEST_BYTES: Final = 32
+_BODY: Final = _PREFIX.size + _DIGEST_BYTES
+FENCE_OFFSET: Final = 6
+"""Where the fence starts, in bytes; it is an unsigned 64-bit big-endian number."""
+
+
+def compress(data: bytes) -> bytes:
+    """Return ``data`` as an LZ4 frame that carries its own size."""
+    return lz4.frame.compress(data, store_size=True)
+
+
+def payload_of(entry: Entry) -> bytes:
+    """Return the payload's JSON.
+
+    Raises:
+        CorruptEntryError: The frame is damaged, or holds more or less than the entry declares.
+    """
+    try:
+        decompressor = lz4.frame.LZ4FrameDecompressor()
+        data = decompressor.decompress(entry.payload, max_length=entry.size + 1)
+    except (RuntimeError, EOFError, MemoryError) as error:
+        raise CorruptEntryError(f"{entry.key}: payload is not an LZ4 frame: {error}") from error
+    if len(data) != entry.size or not decompressor.eof:
+        raise CorruptEntryError(f"{entry.key}: payload does not have its declared size of {entry.size} bytes")
+    return data
+
+
+def pack(entry: Entry, *, with_manifest: bool = True) -> bytes:
+    """Return the envelope of an entry; without its manifest where a copy has to stay small."""
+    header = orjson.dumps(_header(entry, with_manifest=with_manifest))
+    prefix = _PREFIX.pack(MAGIC, VERSION, 0, entry.fence, len(header))
+    digest = _digest(prefix, header, entry.payload)
+    return b"".join((prefix, digest, header, entry.payload))
+
+
+def unpack(data: bytes, *, key: str, namespace: str) -> Entry:
+    """Return the verified entry.
+
+    Args:
+        data: Bytes that a tier gave for ``key``.
+        key: Key that was asked for; an envelope of another key is corrupt.
+        namespace: Namespace that was asked in; likewise.
+
+    Raises:
+        UnknownVersionError: The envelope is intact but of another version.
+        CorruptEntryError: Anything else is wrong with it.
+    """
+    if len(data) < _BODY:
+        raise CorruptEntryError(f"{key}: {len(data)} bytes are no envelope")
+    magic, version, _, fence, header_length = _PREFIX.unpack_from(data)
+    if magic != MAGIC:
+        raise CorruptEntryError(f"{key}: not an envelope of this package")
+    if version != VERSION:
+        raise UnknownVersionError(f"{key}: unknown version {version} of the envelope, this is {VERSION}")
+    view = memoryview(data)
+    end = _BODY + header_length
+    if end > len(data):
+        raise CorruptEntryError(f"{key}: truncated header")
+    header, payload = view[_BODY:end], view[end:]
+    if _digest(view[: _PREFIX.size], header, payload) != view[_PREFIX.size : _BODY]:
+        raise CorruptEntryError(f"{key}: digest does not match")
+    entry = _entry(orjson.loads(header), fence, bytes(payload), key)
+    if entry.key != key or entry.namespace != namespace:
+        raise CorruptEntryError(f"{key}: holds another entry, of key {entry.key} in namespace {entry.namespace}")
+    return entry
+
+
+def _digest(prefix: bytes | memoryview, header: bytes | memoryview, payload: bytes | memoryview) -> bytes:
+    hasher = blake3(prefix)
+    hasher.update(header)
+    hasher.update(payload)
+    return hasher.digest()
+
+
+def _header(entry: Entry, *, with_manifest: bool) -> dict[str, Any]:
+    """Return what the header says; what is empty is left out, to keep small entries small."""
+    header: dict[str, Any] = {
+        "key": entry.key,
+        "namespace": entry.namespace,
+        "created_at": entry.created_at,
+        "expires_at": entry.expires_at,
+        "compute_seconds": entry.compute_seconds,
+        "generations": entry.generations,
+        "placement": sorted(entry.placement),
+        "size": entry.size,
+    }
+    optional = {"tags": entry.tags, "blobs": entry.blobs, "usage": entry.usage}
+    header |= {name: value for name, value in optional.items() if value}
+    if with_manifest and entry.manifest:
+        header["manifest"] = entry.manifest
+    return header
+
+
+def _entry(header: dict[str, Any], fence: int, payload: bytes, key: str) -> Entry:
+    """Return the entry of a verified header; a header of the wrong shape is corrupt as well."""
+    try:
+        entry = Entry(
+            key=check_key(header["key"]),
+            namespace=str(header["namespace"]),
+            created_at=float(header["created_at"]),
+            expires_at=float(header["expires_at"]),
+            compute_seconds=float(header["compute_seconds"]),
+            tags=tuple(header.get("tags", ())),
+            generations=tuple(int(number) for number in header["generations"]),
+            fence=fence,
+            placement=frozenset(header["placement"]),
+            size=int(header["size"]),
+            payload=payload,
+            blobs={str(digest): int(size) for digest, size in header.get("blobs", {}).items()},
+            usage=header.get("usage", {}),
+            manifest=header.get("manifest", {}),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, InvalidKeyError) as error:
+        raise CorruptEntryError(f"{key}: malformed header: {error!r}") from error
+    if not 0 <= entry.size <= MAX_PAYLOAD_BYTES or len(entry.generations) != len(entry.scopes):
+        raise CorruptEntryError(f"{key}: the header contradicts itself")
+    return entry

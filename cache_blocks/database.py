@@ -1,0 +1,168 @@
+"""The connection to the SQL tier: engine, time limits, schema. Everything SQL goes through one `Database`."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
+
+from cache_blocks.errors import ConfigurationError, TierUnavailableError
+from cache_blocks.tiers.base import describe
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection, Engine
+
+SCHEMA_VERSION: Final = "0001"
+_VERSION_TABLE: Final = "cache_blocks_schema"
+_MIGRATION_LOCK: Final = 0x63616368
+
+
+class Database:
+    """One database, opened and migrated at first use.
+
+    Args:
+        url: SQLAlchemy URL; ``sqlite:///…`` and ``postgresql+psycopg://…`` are supported.
+        timeout_seconds: Limit of one statement and of connecting.
+    """
+
+    def __init__(self, url: str, timeout_seconds: float = 2.0) -> None:
+        self._url = sa.make_url(url)
+        if self._url.get_backend_name() not in ("sqlite", "postgresql"):
+            msg = f"database {self._url.get_backend_name()!r} is not supported; use sqlite:/// or postgresql+psycopg://"
+            raise ConfigurationError(msg)
+        self._timeout = timeout_seconds
+        self._engine: Engine | None = None
+        self._ready = False
+        self._lock = threading.Lock()
+        _databases.add(self)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is SQLite rather than PostgreSQL."""
+        return self._url.get_backend_name() == "sqlite"
+
+    @property
+    def label(self) -> str:
+        """The URL without its password, for people."""
+        return self._url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """Give a connection in a transaction that commits at the end.
+
+        Raises:
+            TierUnavailableError: The database is down, slow or full.
+        """
+        try:
+            with self._ready_engine().begin() as connection:
+                yield connection
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
+            raise TierUnavailableError("sql", describe(error)) from error
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Give a connection for reading; it blocks no writer. Raises as `begin` does."""
+        try:
+            with self._ready_engine().execution_options(sqlite_begin="DEFERRED").connect() as connection:
+                yield connection
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
+            raise TierUnavailableError("sql", describe(error)) from error
+
+    def upsert(self, table: sa.Table) -> Any:
+        """Return the dialect's ``INSERT`` with ``on_conflict_do_update``."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    def close(self) -> None:
+        """Give back pooled connections."""
+        if self._engine is not None:
+            self._engine.dispose()
+
+    def forget_parent(self) -> None:
+        """Drop what a fork has copied: connections of the parent must not be used, nor closed, here."""
+        if self._engine is not None:
+            self._engine.dispose(close=False)
+        self._lock = threading.Lock()
+
+    def _ready_engine(self) -> Engine:
+        if self._engine is None or not self._ready:
+            with self._lock:
+                if self._engine is None:
+                    self._engine = self._connect()
+                if not self._ready:
+                    _migrate(self._engine)
+                    self._ready = True
+        return self._engine
+
+    def _connect(self) -> Engine:
+        if self.is_sqlite:
+            if self._url.database and self._url.database != ":memory:":
+                Path(self._url.database).expanduser().parent.mkdir(parents=True, exist_ok=True)
+            engine = sa.create_engine(self._url, connect_args={"timeout": self._timeout})
+            event.listen(engine, "connect", _prepare_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+            return engine
+        milliseconds = int(self._timeout * 1000)
+        arguments = {
+            "connect_timeout": max(int(self._timeout), 2),
+            "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
+            "tcp_user_timeout": milliseconds,
+        }
+        return sa.create_engine(
+            self._url, connect_args=arguments, pool_size=8, max_overflow=8, pool_pre_ping=False, pool_recycle=600
+        )
+
+
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for database in list(_databases):
+        database.forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    """Readers go on while one process writes (WAL); SQLAlchemy's own begin replaces the driver's."""
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Take the write lock at once where a transaction will write: upgrading a read lock fails without waiting."""
+    mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
+    connection.exec_driver_sql(f"BEGIN {mode}")
+
+
+def _migrate(engine: Engine) -> None:
+    """Bring the schema up to date; many processes may start at once. Alembic is imported only when needed."""
+    with engine.execution_options(sqlite_begin="DEFERRED").connect() as connection:
+        if sa.inspect(connection).has_table(_VERSION_TABLE):
+            version = connection.execute(sa.text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar()  # noqa: S608 - a constant
+            if version == SCHEMA_VERSION:
+                return
+    from alembic import command  # noqa: PLC0415 - 0.1 s that almost no process needs
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.text("SET LOCAL lock_timeout = 0"))
+            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

@@ -1,0 +1,213 @@
+"""Events: one frozen record for everything that a report, a log line or a hook may want to know.
+
+They go to SQL, because that is where all processes of a flow run meet. In the process that owns the run they
+are written in the background; elsewhere at once, since nobody there waits for the last ones.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextvars
+import logging
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+
+from cache_blocks.errors import TierUnavailableError
+from cache_blocks.schema import EventRow, table
+
+if TYPE_CHECKING:
+    from cache_blocks.database import Database
+
+logger = logging.getLogger("cache_blocks")
+
+_event = table(EventRow)
+_FLUSH_SECONDS: Final = 0.2
+_BUFFER_EVENTS: Final = 100_000
+
+LOOKUP: Final = "lookup"
+LOST: Final = "lost"
+UNLEASED: Final = "unleased"
+SHARED: Final = "shared"
+UNSTORED: Final = "unstored"
+TIER_DOWN: Final = "tier-down"
+TIER_UP: Final = "tier-up"
+INVALIDATED: Final = "invalidated"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who asks: filled in by what faces an orchestrator, empty elsewhere.
+
+    Attributes:
+        subject: What the work is about, for people, such as a file's name.
+        task: Name of the task.
+        flow_run_id: Flow run whose report the event belongs to.
+        task_run_id: Task run.
+        deferred: Whether the event may be written in the background.
+    """
+
+    subject: str = ""
+    task: str = ""
+    flow_run_id: str = ""
+    task_run_id: str = ""
+    deferred: bool = True
+
+
+_origin: contextvars.ContextVar[Origin] = contextvars.ContextVar("cache_blocks_origin", default=Origin())
+
+
+@contextmanager
+def originating(origin: Origin) -> Iterator[None]:
+    """Attribute the events of a block of code to ``origin``."""
+    token = _origin.set(origin)
+    try:
+        yield
+    finally:
+        _origin.reset(token)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEvent:
+    """One event.
+
+    Attributes:
+        action: ``lookup``, ``lost`` (a write that a tier did not take), ``unleased`` (computed without a lease), ``shared`` (took the result of an equal call),
+            ``unstored`` (a result that could not be kept), ``tier-down``, ``tier-up`` or ``invalidated``.
+        kind: Name of the kind.
+        key: Key, if it is about one.
+        outcome: Outcome of a lookup.
+        tier: Tier that it is about.
+        reason: Why, in words for a person.
+        stored_bytes: Size of the payload as stored.
+        seconds: What the lookup cost.
+        seconds_saved: Seconds of computing that a hit has spared, less the lookup.
+        origin: Who asked.
+        at: Seconds since the epoch.
+    """
+
+    action: str
+    kind: str = ""
+    key: str = ""
+    outcome: str = ""
+    tier: str = ""
+    reason: str = ""
+    stored_bytes: int = 0
+    seconds: float = 0.0
+    seconds_saved: float = 0.0
+    origin: Origin = field(default_factory=_origin.get)
+    at: float = field(default_factory=time.time)
+
+
+class EventLog:
+    """Events of one namespace in SQL.
+
+    Args:
+        database: Connection.
+        namespace: Environment.
+    """
+
+    def __init__(self, database: Database, namespace: str) -> None:
+        self._database = database
+        self._namespace = namespace
+        self._buffer: list[CacheEvent] = []
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self.dropped = 0
+        _logs.add(self)
+
+    def record(self, events: Iterable[CacheEvent]) -> None:
+        """Keep events; they are in SQL within a moment, or at once when their origin cannot wait."""
+        events = list(events)
+        with self._lock:
+            self._buffer.extend(events)
+            if (excess := len(self._buffer) - _BUFFER_EVENTS) > 0:
+                del self._buffer[:excess]
+                self.dropped += excess
+            urgent = any(not event.origin.deferred for event in events)
+            if not urgent and self._timer is None:
+                self._timer = threading.Timer(_FLUSH_SECONDS, self.flush)
+                self._timer.daemon = True
+                self._timer.start()
+        if urgent:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is buffered. When SQL is down it stays buffered, within bounds."""
+        with self._flushing:
+            with self._lock:
+                events, self._buffer = self._buffer, []
+                self._timer = None
+            if not events:
+                return
+            try:
+                with self._database.begin() as connection:
+                    connection.execute(sa.insert(_event), [_row(event, self._namespace) for event in events])
+            except TierUnavailableError as error:
+                logger.debug("events kept back: %s", error)
+                with self._lock:
+                    self._buffer = events + self._buffer
+
+    def of_run(self, flow_run_id: str) -> list[CacheEvent]:
+        """Return the events of a flow run, oldest first."""
+        return self._select(_event.c.flow_run_id == flow_run_id)
+
+    def of_key(self, key: str) -> list[CacheEvent]:
+        """Return the events of a key, oldest first."""
+        return self._select(_event.c.key == key)
+
+    def since(self, at: float) -> list[CacheEvent]:
+        """Return the events from a time on, oldest first."""
+        return self._select(_event.c.at >= at)
+
+    def forget(self, keys: Sequence[str]) -> int:
+        """Erase the events of these keys; return how many."""
+        statement = sa.delete(_event).where(_event.c.namespace == self._namespace, _event.c.key.in_(keys))
+        self.flush()
+        with self._database.begin() as connection:
+            return connection.execute(statement).rowcount
+
+    def forget_parent(self) -> None:
+        """After a fork: the parent writes what it has buffered."""
+        self._buffer = []
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+        self._timer = None
+
+    def _select(self, condition: sa.ColumnElement[bool]) -> list[CacheEvent]:
+        self.flush()
+        statement = sa.select(_event).where(_event.c.namespace == self._namespace, condition).order_by(_event.c.at)
+        with self._database.read() as connection:
+            return [_event_of(row) for row in connection.execute(statement).mappings()]
+
+
+_logs: weakref.WeakSet[EventLog] = weakref.WeakSet()
+
+
+@atexit.register
+def flush_all() -> None:
+    """Write what any log of this process still holds."""
+    for log in list(_logs):
+        log.flush()
+
+
+def _row(event: CacheEvent, namespace: str) -> dict[str, object]:
+    row = {name: value for name, value in asdict(event).items() if name != "origin"}
+    origin = {name: value for name, value in asdict(event.origin).items() if name != "deferred"}
+    row |= origin | {"id": uuid.uuid4().hex, "namespace": namespace}
+    return row | {"reason": event.reason[:400], "subject": event.origin.subject[:200]}
+
+
+def _event_of(row: sa.RowMapping) -> CacheEvent:
+    names = {column.name for column in _event.columns} - {"id", "namespace"}
+    values = {name: row[name] for name in names}
+    origin = Origin(**{name: values.pop(name) for name in ("subject", "task", "flow_run_id", "task_run_id")})
+    return replace(CacheEvent(action=values.pop("action"), origin=origin), **values)

@@ -1,0 +1,111 @@
+"""A circuit breaker: a tier that fails is skipped, and probed by one caller at a time until it is back.
+
+pybreaker, the usual library, holds its lock while the guarded call runs, which would make every lookup of a
+process wait for the others; hence these few lines. The pattern is Michael Nygard's ("Release It!", 2007).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from cache_blocks.errors import TierUnavailableError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+logger = logging.getLogger("cache_blocks")
+
+
+class Breaker:
+    """Guards the calls to one tier.
+
+    Args:
+        tier: Name of the tier.
+        reset_seconds: How long a failed tier is skipped before it is probed.
+        before_close: Called when a probe has succeeded, before the tier is trusted again; raising
+            `TierUnavailableError` keeps it out.
+        on_change: Called with True when the tier goes and False when it returns.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        tier: str,
+        reset_seconds: float = 5.0,
+        *,
+        before_close: Callable[[], None] | None = None,
+        on_change: Callable[[str, bool, str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tier = tier
+        self._reset_seconds = reset_seconds
+        self._before_close = before_close
+        self._on_change = on_change
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._open_until: float | None = None
+        self._probing = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the tier is being skipped."""
+        return self._open_until is not None
+
+    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the tier.
+
+        Raises:
+            TierUnavailableError: It failed now, or failed a short while ago and was not asked.
+        """
+        probe = self._admit()
+        try:
+            answer = function(*args, **kwargs)
+            if probe and self._before_close is not None:
+                self._before_close()
+        except TierUnavailableError as error:
+            self.trip(error.why)
+            raise
+        except BaseException:
+            if probe:
+                self._probe_over()
+            raise
+        if probe:
+            self._close()
+        return answer
+
+    def trip(self, why: str) -> None:
+        """Skip the tier from now on."""
+        with self._lock:
+            went = self._open_until is None
+            self._open_until = self._clock() + self._reset_seconds
+            self._probing = False
+        if went:
+            logger.warning("%s is down (%s); going on without it, and trying again", self._tier, why)
+            if self._on_change is not None:
+                self._on_change(self._tier, True, why)  # noqa: FBT003 - the hook's one flag
+
+    def _admit(self) -> bool:
+        """Return whether this call is a probe; raise when the tier is to be skipped."""
+        with self._lock:
+            if self._open_until is None:
+                return False
+            if self._probing or self._clock() < self._open_until:
+                raise TierUnavailableError(self._tier, "skipped, it failed a moment ago")
+            self._probing = True
+            return True
+
+    def _probe_over(self) -> None:
+        with self._lock:
+            self._probing = False
+
+    def _close(self) -> None:
+        with self._lock:
+            self._open_until = None
+            self._probing = False
+        logger.warning("%s is back", self._tier)
+        if self._on_change is not None:
+            self._on_change(self._tier, False, "")  # noqa: FBT003
