@@ -1,0 +1,179 @@
+"""`TieredCachePolicy` and `tiered_cache_key_fn`: how Prefect asks for a key, and what it gets with it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prefect.cache_policies import CachePolicy
+from prefect.context import TaskRunContext
+from prefect.logging import get_run_logger
+from prefect.settings import get_current_settings
+from prefect.tasks import Task
+
+from cache_blocks.cache import Call, TieredCache
+from cache_blocks.errors import CacheError, ConfigurationError, UnhashableArgumentError
+from cache_blocks.keys import CacheTag, TaskIdentity, build_key
+from cache_blocks.kinds import CacheKind
+from cache_blocks.prefect.attempt import Attempt
+from cache_blocks.prefect.origin import origin_of, owns_flow_run
+from cache_blocks.prefect.report import report_when_run_ends
+from cache_blocks.prefect.result_store import TieredResultStore
+from cache_blocks.values import codec_of, return_annotation
+
+
+@dataclass(init=False)
+class TieredCachePolicy(CachePolicy):
+    """Cache a task's results in the tiers: ``@task(cache_policy=TieredCachePolicy(TRANSCRIPT))``.
+
+    `cached_task` does this and more: with the policy alone, equal calls are not coalesced, and only values that
+    come back equal from a round trip are kept.
+
+    Args:
+        kind: Kind of the results.
+        cache_version: Stands for the task's source in the key; raise it when the result changes for a reason that
+            the source does not show.
+        cache_ignore: Parameters that do not decide the result.
+        cache_tags: Tags, or functions of the arguments that give tags.
+        cache: The cache; this process's own by default.
+        wrapped: Whether the task's function stores its result itself; set by `cached_task`.
+
+    Raises:
+        ConfigurationError: ``kind`` is not a kind.
+    """
+
+    def __init__(
+        self,
+        kind: CacheKind,
+        *,
+        cache_version: str | None = None,
+        cache_ignore: Sequence[str] = (),
+        cache_tags: Sequence[CacheTag] = (),
+        cache: TieredCache | None = None,
+        wrapped: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(kind, CacheKind):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all typed
+            msg = f"a kind is needed, such as TRANSCRIPT or CacheKind('mine', ttl=timedelta(days=7)), not {kind!r}"
+            raise ConfigurationError(msg)
+        self.kind = kind
+        self.cache_version = cache_version
+        self.cache_ignore = tuple(cache_ignore)
+        self.cache_tags = tuple(cache_tags)
+        self.cache = cache
+        self.wrapped = wrapped
+        self.others: tuple[CachePolicy, ...] = ()
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
+    ) -> str | None:
+        """Return the key, and leave in the run's context the result store that answers for it."""
+        cache = self.cache or TieredCache.from_settings()
+        if cache.settings.mode == "off":
+            return None
+        report_when_run_ends(cache)
+        attempt = self._attempt(cache, task_ctx, inputs, flow_parameters)
+        task_ctx.result_store = TieredResultStore.over(task_ctx.result_store, attempt)
+        return attempt.key
+
+    def __add__(self, other: CachePolicy) -> CachePolicy:
+        """Take another policy's key in as a part of ours."""
+        new = copy.copy(self)
+        new.others = (*self.others, other)
+        return new
+
+    def __sub__(self, other: str) -> CachePolicy:
+        """Leave a parameter out of the key."""
+        new = copy.copy(self)
+        new.cache_ignore = (*self.cache_ignore, other)
+        return new
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to another process. A runner that sends tasks away pickles them here, where the flow runs: its
+        lookups will happen elsewhere, and this is the last moment to see that they need a report.
+        """
+        if owns_flow_run():
+            report_when_run_ends(self.cache or TieredCache.from_settings())
+        return self.__dict__.copy()
+
+    def _attempt(
+        self, cache: TieredCache, task_ctx: TaskRunContext, inputs: Mapping[str, Any], parameters: Mapping[str, Any]
+    ) -> Attempt:
+        origin = origin_of(task_ctx, inputs, self.cache_ignore)
+        attempt = Attempt(cache, None, origin, get_run_logger(), wrapped=self.wrapped)
+        try:
+            attempt.call = self._call(task_ctx, inputs, parameters)
+        except (CacheError, OSError) as error:
+            attempt.logger.error("%s is not cached: %s", origin.subject, error)  # noqa: TRY400 - the message says it all
+            attempt.bypass(str(error))
+            if cache.settings.strict and isinstance(error, UnhashableArgumentError):
+                attempt.error = error
+            return attempt
+        attempt.refresh = self.refreshes(task_ctx.task)
+        if attempt.refresh:
+            attempt.bypass("Prefect was told to refresh the cache")
+            attempt.prepare()
+        return attempt
+
+    def _call(self, task_ctx: TaskRunContext, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> Call:
+        arguments = dict(inputs)
+        for number, policy in enumerate(self.others):
+            arguments[f"policy {number}"] = policy.compute_key(task_ctx, dict(inputs), dict(parameters))
+        return self.call_of(task_ctx.task, arguments)
+
+    def call_of(self, task: Task[..., Any], arguments: Mapping[str, Any]) -> Call:
+        """Return what is cached when ``task`` is called with these arguments.
+
+        Raises:
+            UnhashableArgumentError: An argument has no deterministic digest.
+            OSError: A file among the arguments cannot be read.
+        """
+        built = build_key(
+            self.kind, identity_of(task, self.cache_version), arguments, ignore=self.cache_ignore, tags=self.cache_tags
+        )
+        annotation = return_annotation(task.fn)
+        codec_of(annotation)
+        shorter = task.cache_expiration.total_seconds() if task.cache_expiration else None
+        return Call(built.key, self.kind, built.tags, annotation, built.manifest, shorter)
+
+    @staticmethod
+    def refreshes(task: Task[..., Any]) -> bool:
+        """Whether Prefect is told to compute again, by the task or by its settings."""
+        if task.refresh_cache is not None:
+            return task.refresh_cache
+        return get_current_settings().tasks.refresh_cache
+
+
+def tiered_cache_key_fn(
+    kind: CacheKind,
+    *,
+    cache_version: str | None = None,
+    cache_ignore: tuple[str, ...] = (),
+    cache_tags: tuple[CacheTag, ...] = (),
+    cache: TieredCache | None = None,
+) -> Callable[[TaskRunContext, dict[str, Any]], str | None]:
+    """Return a function for ``@task(cache_key_fn=…)`` that looks up and stores in the tiers.
+
+    It is `TieredCachePolicy` in Prefect's older form, with the same limits.
+    """
+    policy = TieredCachePolicy(
+        kind, cache_version=cache_version, cache_ignore=cache_ignore, cache_tags=cache_tags, cache=cache
+    )
+
+    def tiered_cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
+        return policy.compute_key(context, parameters, {})
+
+    return tiered_cache_key
+
+
+def identity_of(task: Task[..., Any], cache_version: str | None) -> TaskIdentity:
+    """Return what makes a task this task; where it was loaded from is no part of it."""
+    qualified_name = getattr(task.fn, "__qualname__", task.name)
+    return TaskIdentity(task.name, qualified_name.rpartition("<locals>.")[2], cache_version, task.source_code)
+
