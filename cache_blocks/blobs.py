@@ -67,7 +67,7 @@ class BlobStore:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{secrets.token_hex(6)}-{file.name}"[:200])
         try:
-            self._guarded(self._store.fs.get_file, self._path(file.digest), str(partial))
+            self._guarded(self._store.fetch_file, self._path(file.digest), partial)
             if digest_path(partial) != file.digest:
                 self._guarded(self._store.delete, [self._path(file.digest)])
                 raise BlobMissingError(f"the stored bytes of {file.name} were damaged; they have been removed")
@@ -98,7 +98,9 @@ class BlobStore:
         Raises:
             TierUnavailableError: The object store does not answer.
         """
-        return [digest for digest, size in sizes.items() if self._guarded(self._store.exists, self._path(digest)) != size]
+        return [
+            digest for digest, size in sizes.items() if self._guarded(self._store.exists, self._path(digest)) != size
+        ]
 
     def delete(self, digests: Iterable[str]) -> int:
         """Remove blobs, local copies too; return how many the object store had."""
@@ -113,11 +115,9 @@ class BlobStore:
         """Return digest and size of every blob that is past its grace time."""
         limit = (time.time() if now is None else now) - GRACE_SECONDS
         prefix = self._store.path(self._namespace, "blobs")
-        found = self._guarded(lambda: list(self._store.walk(prefix)))
+        found: list[tuple[str, dict[str, Any]]] = self._guarded(lambda: list(self._store.walk(prefix)))
         return [
-            (path.rsplit("/", 1)[-1], int(details["size"]))
-            for path, details in found
-            if _modified(details) <= limit
+            (path.rsplit("/", 1)[-1], int(details["size"])) for path, details in found if _modified(details) <= limit
         ]
 
     def remove_objects(self, names: Iterable[str]) -> int:
@@ -152,5 +152,3 @@ def _modified(details: dict[str, Any]) -> float:
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     return float(value)
-
-

@@ -233,7 +233,9 @@ class TieredCache:
             look=lambda: self._look([call.request])[call.key],
             leases=None if unshared else self.parts.leases,
             generations=self.parts.generations,
-            on_unleased=lambda why: self.record([events.CacheEvent(events.UNLEASED, call.kind.name, call.key, reason=why)]),
+            on_unleased=lambda why: self.record(
+                [events.CacheEvent(events.UNLEASED, call.kind.name, call.key, reason=why)]
+            ),
         )
 
     def take(self, call: Call, lookup: Lookup) -> Any:
@@ -376,7 +378,9 @@ class TieredCache:
 
     # Forgetting
 
-    def invalidate(self, *, key: str | None = None, kind: str | CacheKind | None = None, tag: str | None = None) -> Invalidation:
+    def invalidate(
+        self, *, key: str | None = None, kind: str | CacheKind | None = None, tag: str | None = None
+    ) -> Invalidation:
         """Make the entries of a key, a kind or a tag, or all of them, misses in every process.
 
         Returns:
@@ -394,19 +398,19 @@ class TieredCache:
 
     def collect_garbage(self) -> Any:
         """Delete what has expired or was invalidated, and blobs that nothing refers to; see `maintenance.collect`."""
-        from cache_blocks import maintenance  # noqa: PLC0415 - maintenance builds on the cache
+        from cache_blocks import maintenance
 
         return maintenance.collect(self)
 
     def verify(self) -> Any:
         """Read every entry and blob and check its digest; see `maintenance.verify`."""
-        from cache_blocks import maintenance  # noqa: PLC0415
+        from cache_blocks import maintenance
 
         return maintenance.verify(self)
 
     def stats(self) -> Any:
         """Return what is kept and what it has saved; see `maintenance.stats`."""
-        from cache_blocks import maintenance  # noqa: PLC0415
+        from cache_blocks import maintenance
 
         return maintenance.stats(self)
 

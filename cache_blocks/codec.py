@@ -13,7 +13,7 @@ compare it without decoding.
 from __future__ import annotations
 
 import struct
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import lz4.frame
 import orjson
@@ -36,7 +36,7 @@ FENCE_OFFSET: Final = 6
 
 def compress(data: bytes) -> bytes:
     """Return ``data`` as an LZ4 frame that carries its own size."""
-    return lz4.frame.compress(data, store_size=True)
+    return cast("bytes", lz4.frame.compress(data, store_size=True))
 
 
 def payload_of(entry: Entry) -> bytes:
@@ -47,7 +47,7 @@ def payload_of(entry: Entry) -> bytes:
     """
     try:
         decompressor = lz4.frame.LZ4FrameDecompressor()
-        data = decompressor.decompress(entry.payload, max_length=entry.size + 1)
+        data = cast("bytes", decompressor.decompress(entry.payload, max_length=entry.size + 1))
     except (RuntimeError, EOFError, MemoryError) as error:
         raise CorruptEntryError(f"{entry.key}: payload is not an LZ4 frame: {error}") from error
     if len(data) != entry.size or not decompressor.eof:
@@ -87,7 +87,7 @@ def unpack(data: bytes, *, key: str, namespace: str) -> Entry:
     if end > len(data):
         raise CorruptEntryError(f"{key}: truncated header")
     header, payload = view[_BODY:end], view[end:]
-    if _digest(view[: _PREFIX.size], header, payload) != view[_PREFIX.size : _BODY]:
+    if _digest(view[: _PREFIX.size], header, payload) != bytes(view[_PREFIX.size : _BODY]):
         raise CorruptEntryError(f"{key}: digest does not match")
     entry = _entry(orjson.loads(header), fence, bytes(payload), key)
     if entry.key != key or entry.namespace != namespace:

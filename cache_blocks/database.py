@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from cache_blocks.errors import ConfigurationError, TierUnavailableError
 from cache_blocks.tiers.base import describe
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION: Final = "0001"
 _VERSION_TABLE: Final = "cache_blocks_schema"
 _MIGRATION_LOCK: Final = 0x63616368
+_OUTAGES: Final[tuple[type[Exception], ...]] = (DBAPIError, PoolTimeoutError, OSError)
 
 
 class Database:
@@ -55,7 +58,7 @@ class Database:
         return self._url.render_as_string(hide_password=True)
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
+    def begin(self) -> Generator[Connection]:
         """Give a connection in a transaction that commits at the end.
 
         Raises:
@@ -64,16 +67,16 @@ class Database:
         try:
             with self._ready_engine().begin() as connection:
                 yield connection
-        except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
+        except _OUTAGES as error:
             raise TierUnavailableError("sql", describe(error)) from error
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> Generator[Connection]:
         """Give a connection for reading; it blocks no writer. Raises as `begin` does."""
         try:
             with self._ready_engine().execution_options(sqlite_begin="DEFERRED").connect() as connection:
                 yield connection
-        except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
+        except _OUTAGES as error:
             raise TierUnavailableError("sql", describe(error)) from error
 
     def upsert(self, table: sa.Table) -> Any:
@@ -154,8 +157,8 @@ def _migrate(engine: Engine) -> None:
             version = connection.execute(sa.text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar()  # noqa: S608 - a constant
             if version == SCHEMA_VERSION:
                 return
-    from alembic import command  # noqa: PLC0415 - 0.1 s that almost no process needs
-    from alembic.config import Config  # noqa: PLC0415
+    from alembic import command
+    from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))

@@ -37,6 +37,7 @@ class NoValue:
         return False
 
     def __reduce__(self) -> str:
+        """Stay the one instance when pickled."""
         return "NO_VALUE"
 
 

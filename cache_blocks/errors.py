@@ -50,7 +50,7 @@ class UnhashableArgumentError(CacheError, TypeError):
         self.type_name = type_name
         super().__init__(
             f"argument {argument!r} of type {type_name} has no deterministic digest{f' ({why})' if why else ''}; "
-            f"leave it out of the key with cache_ignore=({argument.split('.')[0].split('[')[0]!r},), or pass a "
+            f"leave it out of the key with cache_ignore=({argument.split('.', maxsplit=1)[0].split('[', maxsplit=1)[0]!r},), or pass a "
             "value that has one: JSON-able data, a dataclass, a pydantic model, a Path or a CachedFile"
         )
 
@@ -119,5 +119,5 @@ class InvalidationIncompleteError(CacheError):
             "as it answers, or run `cache-blocks gc` once it is back"
         )
 
-    def __reduce__(self) -> tuple[type[InvalidationIncompleteError], tuple[tuple[str, ...], tuple[str, ...], int]]:
+    def __reduce__(self) -> tuple[type[InvalidationIncompleteError], tuple[object, ...]]:
         return type(self), (self.told, self.untold, self.entries)

@@ -13,10 +13,10 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
@@ -61,11 +61,11 @@ class Origin:
     deferred: bool = True
 
 
-_origin: contextvars.ContextVar[Origin] = contextvars.ContextVar("cache_blocks_origin", default=Origin())
+_origin: contextvars.ContextVar[Origin] = contextvars.ContextVar("cache_blocks_origin", default=Origin())  # noqa: B039 - frozen
 
 
 @contextmanager
-def originating(origin: Origin) -> Iterator[None]:
+def originating(origin: Origin) -> Generator[None]:
     """Attribute the events of a block of code to ``origin``."""
     token = _origin.set(origin)
     try:
@@ -79,7 +79,8 @@ class CacheEvent:
     """One event.
 
     Attributes:
-        action: ``lookup``, ``lost`` (a write that a tier did not take), ``unleased`` (computed without a lease), ``shared`` (took the result of an equal call),
+        action: ``lookup``, ``lost`` (a write that a tier did not take), ``unleased`` (computed without a lease),
+            ``shared`` (took the result of an equal call),
             ``unstored`` (a result that could not be kept), ``tier-down``, ``tier-up`` or ``invalidated``.
         kind: Name of the kind.
         key: Key, if it is about one.
@@ -199,8 +200,8 @@ def flush_all() -> None:
         log.flush()
 
 
-def _row(event: CacheEvent, namespace: str) -> dict[str, object]:
-    row = {name: value for name, value in asdict(event).items() if name != "origin"}
+def _row(event: CacheEvent, namespace: str) -> dict[str, Any]:
+    row: dict[str, Any] = {name: value for name, value in asdict(event).items() if name != "origin"}
     origin = {name: value for name, value in asdict(event.origin).items() if name != "deferred"}
     row |= origin | {"id": uuid.uuid4().hex, "namespace": namespace}
     return row | {"reason": event.reason[:400], "subject": event.origin.subject[:200]}

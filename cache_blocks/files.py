@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import mimetypes
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -32,7 +32,7 @@ _source: contextvars.ContextVar[BlobSource | None] = contextvars.ContextVar("cac
 
 
 @contextmanager
-def sourced_from(source: BlobSource) -> Iterator[None]:
+def sourced_from(source: BlobSource) -> Generator[None]:
     """Let the files that are made in a block of code find their bytes in ``source``."""
     token = _source.set(source)
     try:
@@ -175,6 +175,6 @@ def _restore(descriptor: dict[str, Any], path: str | None) -> CachedFile:
 
 
 def _cache_of_this_process() -> BlobSource:
-    from cache_blocks.cache import TieredCache  # noqa: PLC0415 - a file finds its cache, the cache knows files
+    from cache_blocks.cache import TieredCache
 
     return TieredCache.from_settings().blobs

@@ -7,16 +7,27 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import fsspec
 from blake3 import blake3
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from fsspec import AbstractFileSystem
     from fsspec.core import OpenFile
 
 CHUNK_BYTES: Final = 1024 * 1024
+_SETTLED_SECONDS: Final = 2.0
+"""A file changed more recently could change again without a new time, by the clock's granularity."""
+_KNOWN_FILES: Final = 10_000
+
+_known: dict[tuple[str, int, int, int, int], str] = {}
+_lock = threading.Lock()
 
 
 def digest_bytes(data: bytes) -> str:
@@ -46,16 +57,28 @@ def digest_path(path: str | os.PathLike[str]) -> str:
         msg = f"{path} is neither a file nor a folder"
         raise OSError(msg)
     with path.open("rb") as stream:
-        return digest_stream(stream)
+        before = os.fstat(stream.fileno())
+        if (known := _known.get(_identity(path, before))) is not None:
+            return known
+        digest = digest_stream(stream)
+        after = os.fstat(stream.fileno())
+    if _identity(path, before) == _identity(path, after) and time.time() - after.st_mtime > _SETTLED_SECONDS:
+        _remember(_identity(path, after), digest)
+    return digest
+
+
+def digest_of(source: str | os.PathLike[str] | OpenFile) -> str:
+    """Return the digest of a local path's or a remote object's bytes."""
+    return digest_path(source) if isinstance(source, str | os.PathLike) else digest_open_file(source)
 
 
 def digest_open_file(remote: OpenFile) -> str:
     """Return the digest of the bytes behind an `fsspec.open` handle."""
-    with remote as stream:
-        return digest_stream(cast("BinaryIO", stream))
+    with cast("AbstractContextManager[BinaryIO]", remote) as stream:
+        return digest_stream(stream)
 
 
-def digest_url(url: str, **options: object) -> str:
+def digest_url(url: str, **options: Any) -> str:
     """Return the digest of the bytes behind any fsspec URL, such as ``s3://bucket/audio.mp3``.
 
     Args:
@@ -63,6 +86,23 @@ def digest_url(url: str, **options: object) -> str:
         options: Handed to the fsspec file system (endpoint, key, secret).
     """
     return digest_open_file(cast("OpenFile", fsspec.open(url, "rb", **options)))
+
+
+def open_file_system(url: str, **options: Any) -> tuple[AbstractFileSystem, str]:
+    """Return the file system of an fsspec URL, and the path in it."""
+    return cast("tuple[AbstractFileSystem, str]", fsspec.url_to_fs(url, **options))
+
+
+def _identity(path: Path, status: os.stat_result) -> tuple[str, int, int, int, int]:
+    """Return what changes when a file's bytes do, as far as a file system tells."""
+    return str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
+
+
+def _remember(identity: tuple[str, int, int, int, int], digest: str) -> None:
+    with _lock:
+        if len(_known) >= _KNOWN_FILES:
+            _known.clear()
+        _known[identity] = digest
 
 
 def _digest_folder(folder: Path) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextvars
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -140,7 +140,7 @@ _usage: contextvars.ContextVar[dict[str, float] | None] = contextvars.ContextVar
 
 
 @contextmanager
-def computing(ticket: Ticket) -> Iterator[None]:
+def computing(ticket: Ticket) -> Generator[None]:
     """Mark that this context computes the ticket's key: an equal call inside it does not wait for itself."""
     held = _computing.set(_computing.get() | {ticket.key})
     noted = _usage.set(ticket.usage)
@@ -162,5 +162,3 @@ def record_usage(**amounts: float) -> None:
         return
     for name, amount in amounts.items():
         usage[name] = usage.get(name, 0.0) + float(amount)
-
-

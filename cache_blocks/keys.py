@@ -154,7 +154,7 @@ def shown(value: Any) -> str:
         case pathlib.PurePath():
             return value.name
         case OpenFile():
-            return str(value.path).rsplit("/", 1)[-1]
+            return cast("str", value.path).rpartition("/")[2]
         case None | bool() | int() | float() | enum.Enum():
             return str(value)
         case str() if len(value) <= _SHOWN_CHARACTERS:

@@ -105,7 +105,9 @@ AUDIO_PREPROCESSING: Final = CacheKind("audio-preprocessing", ttl=CacheTTL.AUDIO
 """Normalised audio: bytes in the object store only, a descriptor in Redis and SQL."""
 SEARCH_RESULTS: Final = CacheKind("search-results", ttl=CacheTTL.SEARCH_RESULTS, tiers=frozenset({"redis", "sql"}))
 """Answers of the full-text search."""
-USER_PREFERENCES: Final = CacheKind("user-preferences", ttl=CacheTTL.USER_PREFERENCES, tiers=frozenset({"redis", "sql"}))
+USER_PREFERENCES: Final = CacheKind(
+    "user-preferences", ttl=CacheTTL.USER_PREFERENCES, tiers=frozenset({"redis", "sql"})
+)
 """A user's language, style and vocabulary."""
 
 BUILT_IN_KINDS: Final = (TRANSCRIPT, AI_ENHANCEMENT, AUDIO_PREPROCESSING, SEARCH_RESULTS, USER_PREFERENCES)

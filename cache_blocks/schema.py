@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, cast
 
 from sqlalchemy import JSON, BigInteger, Column, Float, Index, LargeBinary, Table
 from sqlalchemy.orm import registry
@@ -16,7 +16,7 @@ class CacheTable(SQLModel, registry=registry()):
 class EntryRow(CacheTable, table=True):
     """One entry; ``envelope`` is NULL when the payload is in the object store."""
 
-    __tablename__ = "cache_blocks_entry"
+    __tablename__: ClassVar[Any] = "cache_blocks_entry"  # SQLModel declares a function here
     __table_args__ = (
         Index("ix_cache_blocks_entry_expiry", "namespace", "expires_at"),
         Index("ix_cache_blocks_entry_kind", "namespace", "kind", "created_at"),
@@ -41,7 +41,7 @@ class EntryRow(CacheTable, table=True):
 class TagRow(CacheTable, table=True):
     """A tag of an entry."""
 
-    __tablename__ = "cache_blocks_tag"
+    __tablename__: ClassVar[Any] = "cache_blocks_tag"  # SQLModel declares a function here
     __table_args__ = (Index("ix_cache_blocks_tag_key", "namespace", "key"),)
 
     namespace: str = Field(primary_key=True, max_length=64)
@@ -52,7 +52,7 @@ class TagRow(CacheTable, table=True):
 class BlobRow(CacheTable, table=True):
     """A blob that an entry refers to: what keeps maintenance from collecting it."""
 
-    __tablename__ = "cache_blocks_blob"
+    __tablename__: ClassVar[Any] = "cache_blocks_blob"  # SQLModel declares a function here
     __table_args__ = (Index("ix_cache_blocks_blob_key", "namespace", "key"),)
 
     namespace: str = Field(primary_key=True, max_length=64)
@@ -63,7 +63,7 @@ class BlobRow(CacheTable, table=True):
 class GenerationRow(CacheTable, table=True):
     """The truth about invalidation: a number per scope. The row ``seeded`` says that the table is not new."""
 
-    __tablename__ = "cache_blocks_generation"
+    __tablename__: ClassVar[Any] = "cache_blocks_generation"  # SQLModel declares a function here
 
     namespace: str = Field(primary_key=True, max_length=64)
     scope: str = Field(primary_key=True, max_length=240)
@@ -73,7 +73,7 @@ class GenerationRow(CacheTable, table=True):
 class UntoldRow(CacheTable, table=True):
     """A generation that a tier has not been told yet."""
 
-    __tablename__ = "cache_blocks_untold"
+    __tablename__: ClassVar[Any] = "cache_blocks_untold"  # SQLModel declares a function here
 
     namespace: str = Field(primary_key=True, max_length=64)
     tier: str = Field(primary_key=True, max_length=16)
@@ -84,7 +84,7 @@ class UntoldRow(CacheTable, table=True):
 class FenceRow(CacheTable, table=True):
     """The sequence of fencing numbers of a namespace."""
 
-    __tablename__ = "cache_blocks_fence"
+    __tablename__: ClassVar[Any] = "cache_blocks_fence"  # SQLModel declares a function here
 
     namespace: str = Field(primary_key=True, max_length=64)
     number: int = Field(sa_column=Column(BigInteger, nullable=False))
@@ -93,7 +93,7 @@ class FenceRow(CacheTable, table=True):
 class LeaseRow(CacheTable, table=True):
     """The right to compute a key, where no Redis is configured."""
 
-    __tablename__ = "cache_blocks_lease"
+    __tablename__: ClassVar[Any] = "cache_blocks_lease"  # SQLModel declares a function here
 
     namespace: str = Field(primary_key=True, max_length=64)
     key: str = Field(primary_key=True, max_length=220)
@@ -105,7 +105,7 @@ class LeaseRow(CacheTable, table=True):
 class EventRow(CacheTable, table=True):
     """One event: a lookup, a write, a tier that went or came back."""
 
-    __tablename__ = "cache_blocks_event"
+    __tablename__: ClassVar[Any] = "cache_blocks_event"  # SQLModel declares a function here
     __table_args__ = (
         Index("ix_cache_blocks_event_run", "namespace", "flow_run_id"),
         Index("ix_cache_blocks_event_time", "namespace", "at"),
@@ -132,4 +132,4 @@ class EventRow(CacheTable, table=True):
 
 def table(row: type[CacheTable]) -> Table:
     """Return the SQLAlchemy table of a row class."""
-    return row.metadata.tables[str(row.__tablename__)]
+    return row.metadata.tables[cast("str", row.__tablename__)]

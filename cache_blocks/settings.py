@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, PositiveFloat, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from typing_extensions import Self
 
 from cache_blocks.entry import check_namespace
 
@@ -65,8 +64,7 @@ class CacheSettings(BaseSettings):
         if not self.object_store_url.get_secret_value():
             derived["object_store_url"] = SecretStr((home / "objects").as_uri())
         for name, value in derived.items():
-            object.__setattr__(self, name, value)
-            self.__dict__[name] = value
+            object.__setattr__(self, name, value)  # frozen for everybody else
         return self
 
     @property

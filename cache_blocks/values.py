@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 import pydantic
@@ -172,7 +172,7 @@ def _paths_as_files(annotation: Any) -> Any:
         return CachedFile
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (list, dict, tuple, set, frozenset) and any(_paths_as_files(one) is not one for one in arguments):
-        return origin[tuple(_paths_as_files(one) for one in arguments)]
+        return cast("Any", origin)[tuple(_paths_as_files(one) for one in arguments)]
     return annotation
 
 
@@ -198,7 +198,7 @@ def _wrap(value: Any, where: str, files: list[CachedFile]) -> Any:
         case list() | tuple() if type(value) in (list, tuple):  # pyright: ignore[reportUnknownArgumentType]
             return [_wrap(item, f"{where}[{position}]", files) for position, item in enumerate(value)]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
         case dict() if type(value) is dict:  # pyright: ignore[reportUnknownArgumentType]
-            return _wrap_dict(typing.cast("dict[Any, Any]", value), where, files)
+            return _wrap_dict(cast("dict[Any, Any]", value), where, files)
         case _:
             name = f"{type(value).__module__}.{type(value).__qualname__}"
             raise UnsupportedValueError(f"{where} is a {name}, which is not kept without an annotation; {_WAY_OUT}")
@@ -216,10 +216,10 @@ def _wrap_dict(value: dict[Any, Any], where: str, files: list[CachedFile]) -> An
 
 def _unwrap(value: Any) -> Any:
     if isinstance(value, list):
-        return [_unwrap(item) for item in typing.cast("list[Any]", value)]
+        return [_unwrap(item) for item in cast("list[Any]", value)]
     if not isinstance(value, dict):
         return value
-    mapping = typing.cast("dict[str, Any]", value)
+    mapping = cast("dict[str, Any]", value)
     match mapping:
         case {"$bytes": str(text), **rest} if not rest:
             return base64.b64decode(text, validate=True)
@@ -230,7 +230,7 @@ def _unwrap(value: Any) -> Any:
         case {"$file": descriptor, **rest} if not rest:
             return CachedFile.from_dict(descriptor)
         case {"$dict": dict(inner), **rest} if not rest:  # pyright: ignore[reportUnknownVariableType]
-            return {key: _unwrap(item) for key, item in typing.cast("dict[str, Any]", inner).items()}
+            return {key: _unwrap(item) for key, item in cast("dict[str, Any]", inner).items()}
         case _:
             return {key: _unwrap(item) for key, item in mapping.items()}
 
@@ -243,10 +243,10 @@ def _check_text_tree(value: Any, where: str) -> None:
         case str() if len(value) > _INLINE_BYTES and value[:8].isascii():
             _refuse_file_contents(_decoded_start(value), 0, where)
         case list():
-            for position, item in enumerate(typing.cast("list[Any]", value)):
+            for position, item in enumerate(cast("list[Any]", value)):
                 _check_text_tree(item, f"{where}[{position}]")
         case dict():
-            for key, item in typing.cast("dict[str, Any]", value).items():
+            for key, item in cast("dict[str, Any]", value).items():
                 _check_text_tree(item, f"{where}[{key!r}]")
         case _:
             pass

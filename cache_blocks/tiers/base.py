@@ -7,7 +7,7 @@ tier keeps bytes and knows nothing of lifetimes or generations beyond what it is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -70,8 +70,9 @@ class Tier(ABC):
 
     def seed(self, generations: Mapping[str, int], token: str) -> None:
         """Keep copies of these generations, as far as nobody has changed them since ``token`` was given."""
+        del generations, token
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most tiers hold no connections
         """Give back connections; the tier opens them again when it is used."""
 
 
@@ -123,7 +124,7 @@ class BackendTier(Tier):
             return self._describe()
 
     @contextmanager
-    def _outage(self) -> Iterator[None]:
+    def _outage(self) -> Generator[None]:
         try:
             yield
         except TierError:

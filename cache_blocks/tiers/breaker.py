@@ -86,7 +86,7 @@ class Breaker:
         if went:
             logger.warning("%s is down (%s); going on without it, and trying again", self._tier, why)
             if self._on_change is not None:
-                self._on_change(self._tier, True, why)  # noqa: FBT003 - the hook's one flag
+                self._on_change(self._tier, True, why)
 
     def _admit(self) -> bool:
         """Return whether this call is a probe; raise when the tier is to be skipped."""
@@ -108,4 +108,4 @@ class Breaker:
             self._probing = False
         logger.warning("%s is back", self._tier)
         if self._on_change is not None:
-            self._on_change(self._tier, False, "")  # noqa: FBT003
+            self._on_change(self._tier, False, "")

@@ -136,7 +136,7 @@ class Chain(Tier):
         """Yield the keys that any tier has, each once."""
         seen: set[str] = set()
         for tier in self.tiers:
-            for key in tier.keys():
+            for key in tier.keys():  # noqa: SIM118 - a tier is no dict
                 if key not in seen:
                     seen.add(key)
                     yield key

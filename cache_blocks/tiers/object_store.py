@@ -17,15 +17,14 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
-import fsspec
 import orjson
 from fsspec.implementations.local import LocalFileSystem
 
 from cache_blocks.entry import Entry, check_key
 from cache_blocks.errors import ConfigurationError, TierUnavailableError
-from cache_blocks.fingerprint import digest_bytes
+from cache_blocks.fingerprint import digest_bytes, open_file_system
 from cache_blocks.tiers.base import BackendTier, describe
 
 if TYPE_CHECKING:
@@ -104,6 +103,10 @@ class ObjectStore:
             else:
                 self.fs.put_file(str(source), target.name)
 
+    def fetch_file(self, path: str, target: Path) -> None:
+        """Copy an object to a local file, in constant memory; FileNotFoundError when there is none."""
+        self.fs.get_file(path, str(target))
+
     def exists(self, path: str) -> int | None:
         """Return an object's size, or None when there is none."""
         try:
@@ -153,10 +156,10 @@ class ObjectStore:
             options["config_kwargs"] = limits | dict(options.get("config_kwargs", {}))
             options.setdefault("use_listings_cache", False)
         try:
-            fs, root = fsspec.url_to_fs(self._url, skip_instance_cache=True, **options)  # pyright: ignore[reportUnknownMemberType]
+            fs, root = open_file_system(self._url, skip_instance_cache=True, **options)
         except (ImportError, ValueError) as error:
             raise ConfigurationError(f"object store {self.label}: {error}") from error
-        return fs, str(root).rstrip("/")
+        return fs, root.rstrip("/")
 
 
 class _Publication:
@@ -170,7 +173,7 @@ class _Publication:
         if not in_one_step:
             fs.makedirs(parent, exist_ok=True)
 
-    def __enter__(self) -> _Publication:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:

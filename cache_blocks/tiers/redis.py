@@ -109,7 +109,7 @@ class RedisTier(BackendTier):
                 pipe.eval(_RAISE, 1, self._generation_key(scope), number, GENERATION_TTL_MS)  # pyright: ignore[reportUnknownMemberType]
             pipe.info("replication")
             replicas = int(cast("dict[str, Any]", pipe.execute()[-1]).get("connected_slaves", 0))
-            if replicas and int(cast("int", self._client.wait(replicas, _REPLICA_TIMEOUT_MS))) < replicas:
+            if replicas and self._client.wait(replicas, _REPLICA_TIMEOUT_MS) < replicas:
                 raise TierUnavailableError(self.name, f"not all of {replicas} replicas confirmed")
 
     def close(self) -> None:
@@ -138,7 +138,7 @@ class RedisTier(BackendTier):
         return {entry.key for (entry, _), stored in zip(items, answers, strict=True) if stored}
 
     def _remove(self, keys: Sequence[str]) -> int:
-        return cast("int", self._client.unlink(*(self._entry_key(key) for key in keys))) if keys else 0
+        return self._client.unlink(*(self._entry_key(key) for key in keys)) if keys else 0
 
     def _scan(self) -> Iterator[str]:
         prefix = self._entry_key("")
@@ -146,7 +146,7 @@ class RedisTier(BackendTier):
             yield cast("bytes", name).decode().removeprefix(prefix)
 
     def _describe(self) -> str:
-        info = cast("dict[str, Any]", self._client.info())
+        info = self._client.info()
         policy = info.get("maxmemory_policy", "unknown policy")
         return f"Redis {info['redis_version']}, {info['used_memory_human']} used, {policy}"
 

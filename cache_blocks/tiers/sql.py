@@ -6,8 +6,8 @@ statement brings entries and generations together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 import sqlalchemy as sa
 
@@ -61,7 +61,9 @@ class SqlTier(BackendTier):
         with self.database.read() as connection:
             for start in range(0, max(len(keys), len(scopes)), _BATCH):
                 statement = self._select(keys[start : start + _BATCH], scopes[start : start + _BATCH])
-                for is_scope, name, number, envelope in connection.execute(statement):
+                for is_scope, name, number, envelope in cast(
+                    "Iterable[tuple[int, str, int, Any]]", connection.execute(statement)
+                ):
                     if is_scope and name == SEEDED:
                         seeded = True
                     elif is_scope:
@@ -76,15 +78,15 @@ class SqlTier(BackendTier):
 
     def _select(self, keys: Sequence[str], scopes: Sequence[str]) -> Any:
         """Return one statement for both questions; its first column tells the answers apart."""
-        entries = sa.select(
-            sa.literal_column("0").label("is_scope"), _entry.c.key, _entry.c.fence, _entry.c.envelope
+        entries: Any = sa.select(
+            sa.literal_column("0", sa.Integer).label("is_scope"), _entry.c.key, _entry.c.fence, _entry.c.envelope
         ).where(_entry.c.namespace == self.namespace, _entry.c.key.in_(keys))
         if not scopes:
             return entries
         nothing = sa.cast(sa.null(), sa.LargeBinary)
-        numbers = sa.select(sa.literal_column("1"), _generation.c.scope, _generation.c.number, nothing).where(
-            _generation.c.namespace == self.namespace, _generation.c.scope.in_([*scopes, SEEDED])
-        )
+        numbers: Any = sa.select(
+            sa.literal_column("1", sa.Integer), _generation.c.scope, _generation.c.number, nothing
+        ).where(_generation.c.namespace == self.namespace, _generation.c.scope.in_([*scopes, SEEDED]))
         return sa.union_all(entries, numbers) if keys else numbers
 
     def _restored(self, scopes: Sequence[str]) -> dict[str, int]:
@@ -125,9 +127,7 @@ class SqlTier(BackendTier):
             for start in range(0, len(keys), _BATCH):
                 batch = keys[start : start + _BATCH]
                 for side in (_tag, _blob):
-                    connection.execute(
-                        sa.delete(side).where(side.c.namespace == self.namespace, side.c.key.in_(batch))
-                    )
+                    connection.execute(sa.delete(side).where(side.c.namespace == self.namespace, side.c.key.in_(batch)))
                 removed += connection.execute(
                     sa.delete(_entry).where(_entry.c.namespace == self.namespace, _entry.c.key.in_(batch))
                 ).rowcount
@@ -178,4 +178,3 @@ def _row_of(entry: Entry, envelope: bytes) -> dict[str, Any]:
         "manifest": dict(entry.manifest),
         "envelope": envelope if inline else None,
     }
-

@@ -13,8 +13,10 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Make the tables."""
     CacheTable.metadata.create_all(op.get_bind())
 
 
 def downgrade() -> None:
+    """Drop the tables."""
     CacheTable.metadata.drop_all(op.get_bind())

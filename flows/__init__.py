@@ -1,0 +1,1 @@
+"""The pipeline's flows, deployed from this repository."""

@@ -1,0 +1,121 @@
+"""What a batch works on: the recordings of a folder, a glob, a file, or any fsspec URL."""
+
+import glob
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import cast
+
+import fsspec
+from fsspec.core import OpenFile
+
+MEDIA_SUFFIXES = frozenset(
+    [
+        ".3gp",
+        ".aac",
+        ".aif",
+        ".aiff",
+        ".amr",
+        ".avi",
+        ".caf",
+        ".flac",
+        ".m4a",
+        ".m4b",
+        ".mka",
+        ".mkv",
+        ".mov",
+        ".mp2",
+        ".mp3",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".oga",
+        ".ogg",
+        ".opus",
+        ".wav",
+        ".webm",
+        ".wma",
+    ]
+)
+"""Files in a folder that count as recordings; a glob or a single file is taken at its word."""
+
+
+class SourceError(ValueError):
+    """The source of a batch is not there, or holds no recordings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One recording to work on.
+
+    Attributes:
+        name: Path relative to the source, for people and for naming outputs.
+        handle: Where its bytes are.
+    """
+
+    name: str
+    handle: Path | OpenFile
+
+
+def find_recordings(source: str, options: dict[str, object] | None = None) -> list[Recording]:
+    """Return the recordings of a source, sorted by name.
+
+    Args:
+        source: A folder (searched with its subfolders), a glob, a file, or an fsspec URL of one of these, such as
+            ``s3://bucket/calls`` or ``s3://bucket/calls/*.mp3``.
+        options: Handed to fsspec for a URL: endpoint, key, secret.
+
+    Raises:
+        SourceError: There is no such source, or there are no recordings in it.
+    """
+    found = _remote(source, options or {}) if "://" in source else _local(source)
+    recordings = sorted(found, key=lambda recording: recording.name)
+    if not recordings:
+        raise SourceError(f"no recordings in {source}; looked for {', '.join(sorted(MEDIA_SUFFIXES))}")
+    return recordings
+
+
+def _local(source: str) -> Iterator[Recording]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        for file in _files_under(path):
+            if file.suffix.lower() in MEDIA_SUFFIXES:
+                yield Recording(file.relative_to(path).as_posix(), file.absolute())
+    elif glob.has_magic(source):
+        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - the pattern may be absolute
+        files = [match for match in matches if not match.is_dir()]
+        root = Path(os.path.commonpath([file.parent for file in files])) if files else path
+        yield from (Recording(file.relative_to(root).as_posix(), file.absolute()) for file in files)
+    elif path.exists():
+        yield Recording(path.name, path.absolute())
+    else:
+        raise SourceError(f"there is no {source}; give a folder, a file, a glob or an fsspec URL")
+
+
+def _files_under(folder: Path) -> Iterator[Path]:
+    """Yield files, those that cannot be read too: each is somebody's recording, and its reason is reported."""
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        yield from (Path(parent) / file for file in files if not file.startswith("."))
+
+
+def _remote(url: str, options: dict[str, object]) -> Iterator[Recording]:
+    try:
+        fs, root = fsspec.url_to_fs(url, **options)
+    except (ImportError, ValueError) as error:
+        raise SourceError(f"{url}: {error}") from error
+    if glob.has_magic(root):
+        paths = cast("list[str]", fs.glob(root))
+        base = os.path.commonpath([str(PurePosixPath(path).parent) for path in paths]) if paths else root
+    elif fs.isdir(root):
+        paths = [
+            path for path in cast("list[str]", fs.find(root)) if PurePosixPath(path).suffix.lower() in MEDIA_SUFFIXES
+        ]
+        base = root
+    elif fs.exists(root):
+        paths, base = [root], str(PurePosixPath(root).parent)
+    else:
+        raise SourceError(f"there is no {url}")
+    for path in paths:
+        yield Recording(PurePosixPath(path).relative_to(base).as_posix(), OpenFile(fs, path, mode="rb"))
