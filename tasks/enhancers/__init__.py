@@ -1,0 +1,1 @@
+"""Ways to enhance a transcript: `rules` needs no network, `chat` asks a language model."""
