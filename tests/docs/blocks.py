@@ -1,0 +1,32 @@
+"""The fenced blocks of the documentation, so that tests can run every one of them."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: its language and text."""
+
+    language: str
+    text: str
+
+    @property
+    def commands(self) -> list[str]:
+        """The lines of a shell block."""
+        return [line for line in self.text.splitlines() if line.strip()]
+
+
+def blocks_of(document: str) -> list[Block]:
+    """Return the fenced blocks of a document in the repository."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return [Block(language, body) for language, body in _FENCE.findall(text)]
+
+
+def shell_block(document: str, first_command: str) -> Block:
+    """Return the shell block that begins with a command."""
+    return next(block for block in blocks_of(document) if block.commands[0].startswith(first_command))

@@ -1,0 +1,148 @@
+"""Every command and code block of the README works as it stands.
+
+Two are run elsewhere: `make test` by whoever runs this, and the deployment's commands by
+`tests/pipeline/test_deployment.py`, which takes them from the README.
+"""
+
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from prefect.states import State
+
+from cache_blocks import CacheKind, CacheSettings
+from tests.docs.blocks import ROOT, Block, blocks_of, shell_block
+
+README = "README.md"
+PARTS = ("Makefile", "README.md", "pyproject.toml", "requirements", "samples", "flows", "tasks", "cache_blocks")
+RUN_BY = {
+    "make demo": "test_make_demo_and_the_command_line",
+    "make test": "whoever runs the tests",
+    "pip install .": "test_the_wheel_holds_the_plugin_alone",
+    "cache-blocks stats": "test_make_demo_and_the_command_line",
+    "export CACHE_BLOCKS_REDIS_URL": "test_the_settings_are_understood",
+    "prefect work-pool create": "tests/pipeline/test_deployment.py",
+    "prefect deployment run": "tests/pipeline/test_deployment.py",
+    "from pathlib import Path": "test_the_adoption_example_caches",
+    "from datetime import timedelta": "test_a_kind_is_one_line",
+    "from cache_blocks import TRANSCRIPT, TieredCache": "test_the_invalidation_example_runs",
+}
+
+
+def test_no_block_is_left_out() -> None:
+    for block in blocks_of(README):
+        assert any(block.text.startswith(start) for start in RUN_BY), f"nobody runs:\n{block.text}"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of this checkout with the same environment, whose .demo is its own."""
+    copy = tmp_path / "checkout"
+    copy.mkdir()
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, copy / part)
+    (copy / ".venv").symlink_to(ROOT / ".venv")
+    return copy
+
+
+def run(command: str, folder: Path, **extra: str) -> str:
+    """Run a command as a newcomer would, in a shell of its own, and return what it printed."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MAKE", "MFLAGS", "PREFECT_", "CACHE_BLOCKS_", "PYTEST_"))
+    }
+    environment = inherited | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **extra}
+    done = subprocess.run(  # noqa: S602 - the README's commands are for a shell
+        command, cwd=folder, env=environment, shell=True, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.mark.skipif(not (ROOT / ".venv" / "demo.stamp").exists(), reason="the environment was not made by make")
+def test_make_demo_and_the_command_line(checkout: Path) -> None:
+    said = run("make demo", checkout)
+    first, second = said.split("Second run")
+    assert "speech model loaded" in first
+    assert "speech model not needed" in second
+    assert "0 output files written" in second
+    assert (checkout / ".demo" / "cache-report.md").read_text().startswith("#")
+    assert len(list((checkout / ".demo" / "output").glob("*.srt"))) == 5
+    for command in shell_block(README, "cache-blocks stats").commands:
+        run(command, checkout, CACHE_BLOCKS_HOME=str(checkout / ".demo" / "cache"))
+
+
+def test_the_wheel_holds_the_plugin_alone(tmp_path: Path) -> None:
+    run(f"{sys.executable} -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir {tmp_path} .", ROOT)
+    (wheel,) = tmp_path.glob("*.whl")
+    tops = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"cache_blocks"}
+
+
+def test_the_adoption_example_caches(tmp_path: Path, prefect_server: str) -> None:
+    module = _import(_python("from pathlib import Path"), tmp_path)
+    recordings = tmp_path / "recordings"
+    recordings.mkdir()
+    (recordings / "a.wav").write_bytes(b"RIFF" + bytes(40))
+    assert prefect_server
+    assert module.nightly(recordings) == module.nightly(recordings)
+    state: State[object] = module.transcribe(recordings / "a.wav", return_state=True)
+    assert state.name == "Cached"
+
+
+def test_a_kind_is_one_line(tmp_path: Path) -> None:
+    module = _import(_python("from datetime import timedelta"), tmp_path)
+    assert isinstance(module.DIARIZATION, CacheKind)
+
+
+def test_the_invalidation_example_runs(tmp_path: Path) -> None:
+    _import(_python("from cache_blocks import TRANSCRIPT, TieredCache"), tmp_path)
+
+
+def test_the_settings_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = dict(
+        shlex.split(line.removeprefix("export "))[0].split("=", 1)
+        for line in shell_block(README, "export CACHE_BLOCKS_REDIS_URL").commands
+    )
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    settings = CacheSettings()
+    for name, value in given.items():
+        field = getattr(settings, name.removeprefix("CACHE_BLOCKS_").lower())
+        assert (field if isinstance(field, str) else field.get_secret_value()) == value
+
+
+def test_every_setting_is_in_the_table() -> None:
+    text = (ROOT / README).read_text()
+    untold = {"breaker_seconds", "memory_max_bytes"}  # for tuning: described where they are declared
+    timeouts = {"database_timeout_seconds", "object_store_timeout_seconds"}  # abbreviated in the table
+    for name in CacheSettings.model_fields.keys() - untold - timeouts:
+        assert f"`CACHE_BLOCKS_{name.upper()}`" in text, name
+
+
+def _python(start: str) -> Block:
+    return next(block for block in blocks_of(README) if block.language == "python" and block.text.startswith(start))
+
+
+def _import(block: Block, folder: Path) -> ModuleType:
+    """Run a block as a file of its own: Prefect reads a task's source."""
+    file = folder / "example.py"
+    file.write_text(block.text)
+    spec = importlib.util.spec_from_file_location("example", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
