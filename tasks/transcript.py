@@ -35,13 +35,13 @@ class Segment(BaseModel):
     words: tuple[Word, ...] = ()
 
     def shifted(self, seconds: float) -> Self:
-        """Return the same segment, later by ``seconds``."""
-        words = tuple(
-            word.model_copy(update={"start": round(word.start + seconds, 3), "end": round(word.end + seconds, 3)})
-            for word in self.words
-        )
-        start, end = round(self.start + seconds, 3), round(self.end + seconds, 3)
-        return self.model_copy(update={"start": start, "end": end, "words": words})
+        """Return the same segment, later by ``seconds``; what would then lie before the start is at the start."""
+
+        def moved(one: Segment | Word) -> dict[str, float]:
+            return {"start": max(0.0, round(one.start + seconds, 3)), "end": max(0.0, round(one.end + seconds, 3))}
+
+        words = tuple(word.model_copy(update=moved(word)) for word in self.words)
+        return self.model_copy(update={**moved(self), "words": words})
 
 
 class Transcript(BaseModel):
@@ -70,3 +70,13 @@ class Transcript(BaseModel):
         """Return a transcript whose text is that of its segments."""
         kept = tuple(segment for segment in segments if segment.text)
         return cls.model_validate({"text": " ".join(one.text for one in kept), "segments": kept, **fields})
+
+    def shifted(self, seconds: float, duration_seconds: float) -> Self:
+        """Return the same transcript by the clock of another cut of the sound.
+
+        Args:
+            seconds: By how much later everything is there.
+            duration_seconds: Length of that cut.
+        """
+        segments = tuple(segment.shifted(seconds) for segment in self.segments)
+        return self.model_copy(update={"segments": segments, "duration_seconds": round(duration_seconds, 3)})

@@ -15,13 +15,16 @@ from cache_blocks.errors import CacheError
 from cache_blocks.prefect.serializer import mark
 from cache_blocks.settings import CacheSettings, Mode
 
-_DOCUMENTATION = "https://github.com/prefect-cache-blocks/prefect-cache-blocks#readme"
-_LOGO = "https://raw.githubusercontent.com/prefect-cache-blocks/prefect-cache-blocks/main/docs/logo.png"
+_DOCUMENTATION = "https://docs.prefect.io/v3/concepts/caching"
+# The icon that Prefect shows for its own file system block, which this one is a kind of.
+_LOGO = (
+    "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/"
+    "assets/block-logos/filesystem.png"
+)
 
 
 class TieredCacheBlock(WritableFileSystem):
-    """
-    Where a tiered cache keeps its entries. A field that is left empty is taken from the environment.
+    """Where a tiered cache keeps its entries. A field that is left empty is taken from the environment.
 
     Save one under the name that `cache-blocks init` uses, and results of cached tasks can be loaded from their
     states by later processes.
@@ -97,4 +100,3 @@ class TieredCacheBlock(WritableFileSystem):
             f"a tiered cache does not store {len(content)} bytes under {path!r} as a file system would; "
             "use @cached_task or TieredCachePolicy, which know the kind of the result"
         )
-

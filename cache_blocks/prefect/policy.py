@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
-from prefect.logging import get_run_logger
+from prefect.logging import get_logger, get_run_logger
 from prefect.settings import get_current_settings
 from prefect.tasks import Task
 
@@ -106,12 +106,16 @@ class TieredCachePolicy(CachePolicy):
         self, cache: TieredCache, task_ctx: TaskRunContext, inputs: Mapping[str, Any], parameters: Mapping[str, Any]
     ) -> Attempt:
         origin = origin_of(task_ctx, inputs, self.cache_ignore)
-        attempt = Attempt(cache, None, origin, get_run_logger(), wrapped=self.wrapped)
+        # Outside a flow run, Prefect warns of run loggers: their lines belong to no run that the UI shows.
+        logger = get_run_logger() if origin.flow_run_id else get_logger("cache_blocks")
+        attempt = Attempt(cache, None, origin, logger, wrapped=self.wrapped)
         try:
+            _ = cache.parts  # settings that cannot work are told here, and the event below needs the log
             attempt.call = self._call(task_ctx, inputs, parameters)
-        except (CacheError, OSError) as error:
-            attempt.logger.error("%s is not cached: %s", origin.subject, error)  # noqa: TRY400 - the message says it all
-            attempt.bypass(str(error))
+        except Exception as error:  # noqa: BLE001 - tag functions and whatever an argument does when it is read
+            why = str(error) if isinstance(error, CacheError | OSError) else repr(error)
+            attempt.logger.error("%s is not cached: %s", origin.subject, why)  # noqa: TRY400 - the message says it all
+            attempt.bypass(why)
             if cache.settings.strict and isinstance(error, UnhashableArgumentError):
                 attempt.error = error
             return attempt
@@ -176,4 +180,3 @@ def identity_of(task: Task[..., Any], cache_version: str | None) -> TaskIdentity
     """Return what makes a task this task; where it was loaded from is no part of it."""
     qualified_name = getattr(task.fn, "__qualname__", task.name)
     return TaskIdentity(task.name, qualified_name.rpartition("<locals>.")[2], cache_version, task.source_code)
-

@@ -294,14 +294,15 @@ def test_a_scratch_in_a_long_recording_costs_the_scratch_only(tmp_path: Path) ->
 
 
 PEAK_MEMORY = """
-import resource, sys
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from tasks.media.normalise import normalise
+from tests.unit.media_samples import peak_kilobytes
 options = SimpleNamespace(target_lufs=-23.0, max_gain_db=30.0, ceiling_dbfs=-1.0, trim_silence=True, \
 silence_below_lu=30.0, keep_silence_seconds=0.2, max_duration_seconds=1e6, max_decoded_bytes=10**12)
 measured, _ = normalise(Path(sys.argv[1]), Path(sys.argv[2]), options)
-print(measured.samples // 16000, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(measured.samples // 16000, peak_kilobytes())
 """
 
 

@@ -4,15 +4,13 @@ import concurrent.futures
 import multiprocessing
 import os
 import pickle
-import resource
 import socket
 import tempfile
 from collections import Counter
 from pathlib import Path
 
-import fsspec
 import pytest
-from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from tasks import errors
 from tasks.audio import AudioOptions, normalise
@@ -30,7 +28,18 @@ from tasks.errors import (
 )
 from tasks.media import decode
 from tasks.media.source import BoundedReader, open_media
-from tests.unit.media_samples import RECORDINGS, encoded, malformed_media, noise, remote, tone, video, wav, wav_header
+from tests.unit.media_samples import (
+    RECORDINGS,
+    encoded,
+    malformed_media,
+    noise,
+    peak_kilobytes,
+    remote,
+    tone,
+    video,
+    wav,
+    wav_header,
+)
 
 OPTIONS = AudioOptions()
 
@@ -131,20 +140,16 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     assert isinstance(error, MediaPermissionError)
 
 
-class ForbiddenFileSystem(LocalFileSystem):
-    """A store whose credentials allow listing, but not reading."""
+def test_a_remote_object_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from a store whose credentials allow listing, but not reading."""
 
-    protocol = "forbidden"
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Access Denied")
 
-    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **_options: object) -> object:
-        raise PermissionError(13, "Access Denied", path)
-
-
-def test_a_remote_object_that_may_not_be_read() -> None:
-    fsspec.register_implementation("forbidden", ForbiddenFileSystem, clobber=True)
+    monkeypatch.setattr(MemoryFileSystem, "_open", forbidden)
 
     with pytest.raises(MediaPermissionError, match=r"meeting\.mp3: no permission"):
-        normalise(remote("forbidden://bucket/meeting.mp3"), OPTIONS)
+        normalise(remote("memory://bucket/meeting.mp3"), OPTIONS)
 
 
 def test_a_recording_that_is_too_long(tmp_path: Path) -> None:
@@ -220,7 +225,7 @@ def _refuse_all(directory: Path, scratch: Path, count: int) -> tuple[list[tuple[
             answers.append((path.name, type(error).__name__, str(error)))
         else:
             answers.append((path.name, "accepted", ""))
-    return answers, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return answers, peak_kilobytes()
 
 
 def test_200_malformed_files_give_200_reasons(tmp_path: Path) -> None:
