@@ -101,7 +101,7 @@ def amount_chart(title: str, bars: Sequence[Bar], series: Series) -> str:
     for row, bar in enumerate(bars):
         chart.track(row)
         width = chart.span * (abs(bar.values[0]) / extent)
-        if width:
+        if bar.values[0]:
             width = min(max(width, _LEAST_WIDTH), chart.span)
             negative = bar.values[0] < 0
             start = max(chart.left, zero - width) if negative else min(zero, chart.left + chart.span - width)

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fsspec.core import OpenFile
 from prefect import flow, get_run_logger, task
@@ -12,15 +12,20 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import SQLAlchemyError
 
+from cache_blocks import CacheError
 from cache_blocks.fingerprint import digest_of
 from flows.outputs import Output, RecordingResult, output_stems
 from flows.sources import find_recordings
 from tasks.audio import AudioOptions, ChunkOptions, normalise_audio
 from tasks.engines import EngineConfig
 from tasks.enhancement import EnhancerConfig, SpokenText, enhance
+from tasks.errors import MediaError, PipelineError
+from tasks.media.source import open_media
 from tasks.preferences import Preferences, load_preferences
 from tasks.search import index_transcript
+from tasks.transcript import Transcript
 from tasks.transcription import transcribe
 
 
@@ -53,6 +58,21 @@ class BatchSummary(BaseModel):
         more = f" and {len(self.failed) - 5} more" if len(self.failed) > 5 else ""  # noqa: PLR2004 - the five above
         failures = f", {len(self.failed)} failed ({reasons}{more})" if self.failed else ""
         return f"{done} of {len(self.results)} recordings done{failures}; {self.written} files written to {self.output}"
+
+
+class BatchFailedError(PipelineError):
+    """Not one recording of a batch could be done.
+
+    Attributes:
+        summary: What became of each.
+    """
+
+    def __init__(self, summary: BatchSummary) -> None:
+        self.summary = summary
+        super().__init__(summary)
+
+    def __str__(self) -> str:
+        return self.summary.sentence()
 
 
 class Plan(BaseModel):
@@ -106,7 +126,11 @@ def batch_transcription(
         storage_options: Handed to fsspec for URLs; leave secrets to the environment, parameters are shown in the UI.
 
     Returns:
-        A completed state with the `BatchSummary`; a failed one if no recording could be done.
+        A completed state with the `BatchSummary`; a failed one with `BatchFailedError` if no recording could be done.
+
+    Raises:
+        SourceError: There is no such source, or no recording in it.
+        EngineError: There is no such speech model.
     """
     logger = get_run_logger()
     started = time.monotonic()
@@ -119,9 +143,9 @@ def batch_transcription(
         enhancer=enhancement,
         preferences=load_preferences(user) if user else Preferences(),
     )
-    target = Output(output, storage_options or {} if "://" in output else {})
+    target = Output(output, storage_options if "://" in output else None)
     stems = output_stems([recording.name for recording in recordings])
-    with ThreadPoolTaskRunner(max_workers=concurrency) as runner:
+    with ThreadPoolTaskRunner[RecordingResult](max_workers=concurrency) as runner:
         common = {"plan": plan, "target": target}
         futures = [
             runner.submit(
@@ -131,22 +155,25 @@ def batch_transcription(
             for one in recordings
         ]
         results = [_result_of(one.name, future) for one, future in zip(recordings, futures, strict=True)]
-    target.write_index(results)
+    index_written = target.write_index(results)
     summary = BatchSummary(
         source=source,
         output=output,
         results=results,
         seconds=time.monotonic() - started,
-        written=sum(result.written for result in results),
+        written=sum(result.written for result in results) + index_written,
     )
     logger.info(summary.sentence())
-    every = len(summary.failed) == len(results)
-    return (Failed if every else Completed)(message=summary.sentence(), data=summary)
+    if len(summary.failed) == len(results):
+        return Failed(message=summary.sentence(), data=BatchFailedError(summary))
+    return Completed(message=summary.sentence(), data=summary)
 
 
 @task(task_run_name="{name}", persist_result=False)
 def transcribe_recording(handle: Path | OpenFile, name: str, stem: str, plan: Plan, target: Output) -> RecordingResult:
     """Take one recording through the three stages, make it findable, and write its outputs."""
+    with open_media(handle):
+        pass  # a missing, empty or forbidden file gives its reason here, before its bytes are digested
     recording = digest_of(handle)
     preferences = plan.preferences
     normalised = normalise_audio(handle, plan.audio, recording=recording, name=name)
@@ -162,8 +189,9 @@ def transcribe_recording(handle: Path | OpenFile, name: str, stem: str, plan: Pl
     enhanced = enhance(
         SpokenText.of(transcript), plan.enhancer, preferences.style, preferences.vocabulary, recording, name
     )
-    index_transcript(recording, name, transcript)
+    transcript = transcript.shifted(normalised.trimmed_leading_seconds, normalised.original_duration_seconds)
     files, written = target.write_recording(stem, transcript, enhanced)
+    _make_findable(recording, name, transcript)
     return RecordingResult(
         name=name,
         recording=recording,
@@ -176,10 +204,19 @@ def transcribe_recording(handle: Path | OpenFile, name: str, stem: str, plan: Pl
     )
 
 
+def _make_findable(recording: str, name: str, transcript: Transcript) -> None:
+    """Index a transcript for the search; its outputs are written, and a search that is down does not undo that."""
+    try:
+        index_transcript(recording, name, transcript)
+    except (CacheError, SQLAlchemyError) as error:
+        get_run_logger().warning("%s will be found by the search only after a later run: %s", name, error)
+
+
 def _result_of(name: str, future: PrefectFuture[RecordingResult]) -> RecordingResult:
     """Return what became of a recording; an error stays with it."""
-    outcome = future.result(raise_on_failure=False)
+    outcome = cast("RecordingResult | State[Any] | BaseException", future.result(raise_on_failure=False))
     if isinstance(outcome, RecordingResult):
         return outcome
     error = outcome.message if isinstance(outcome, State) else outcome
-    return RecordingResult(name=name, status="failed", reason=str(error) or type(error).__name__)
+    reason = f"{error.reason}: {error.detail}" if isinstance(error, MediaError) else str(error)
+    return RecordingResult(name=name, status="failed", reason=reason or type(error).__name__)

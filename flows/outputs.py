@@ -1,15 +1,14 @@
 """What a batch leaves behind: text, subtitles and JSON per recording, and an index. Nothing is written twice."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import cast
+from typing import Any
 
-import fsspec
 import orjson
 from pydantic import BaseModel
 
+from cache_blocks.tiers.object_store import ObjectStore
 from tasks.enhancement import EnhancedTranscript
 from tasks.subtitles import to_json, to_srt, to_text, to_vtt
 from tasks.transcript import Transcript
@@ -43,36 +42,41 @@ class RecordingResult(BaseModel):
     written: int = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Output:
-    """A folder, or an fsspec URL, that outputs go to.
+    """A folder, or an fsspec URL, that outputs go to. A file appears whole or not at all.
 
-    Attributes:
+    Args:
         url: Where.
         options: Handed to fsspec.
     """
 
-    url: str
-    options: dict[str, object]
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+        self._store = ObjectStore(url, options)
 
     def write(self, name: str, content: bytes) -> bool:
-        """Write one file unless it has this content already; return whether it was written."""
-        fs, root = fsspec.url_to_fs(self.url, **self.options)
-        path = f"{root}/{name}"
-        try:
-            if cast("bytes", fs.cat_file(path)) == content:
-                return False
-        except FileNotFoundError:
-            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        temporary = f"{path}.part"
-        fs.pipe_file(temporary, content)
-        fs.mv(temporary, path)
+        """Write one file unless it has this content already; return whether it was written.
+
+        Raises:
+            ValueError: The name leads out of the output, as the name of an object in a bucket may.
+        """
+        if ".." in PurePosixPath(name).parts or name.startswith("/"):
+            raise ValueError(f"the outputs of {name!r} would lie outside of the batch's output")
+        path = self._store.path(name)
+        if self._store.read(path) == content:
+            return False
+        self._store.write(path, content)
         return True
 
     def write_recording(self, stem: str, transcript: Transcript, enhanced: EnhancedTranscript) -> tuple[list[str], int]:
-        """Write a recording's files; return their names and how many were new or different."""
+        """Write a recording's files; return their names and how many were new or different.
+
+        Args:
+            stem: Their names without endings.
+            transcript: By the recording's own clock.
+            enhanced: Goes into the txt, and beside the transcript into the json.
+        """
         document = orjson.dumps(
-            {"transcript": orjson.loads(to_json(transcript)), "enhanced": enhanced.model_dump(mode="json")},
+            {**orjson.loads(to_json(transcript)), "enhanced": enhanced.model_dump(mode="json")},
             option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE,
         )
         contents = {
@@ -91,7 +95,9 @@ class Output:
 
 
 def output_stems(names: Sequence[str]) -> dict[str, str]:
-    """Return the name of each recording's outputs: without its suffix, unless two would then be the same."""
+    """Return the name of each recording's outputs: without its suffix, unless that could be mistaken."""
     bare = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
-    taken = Counter(stem.casefold() for stem in bare.values())
-    return {name: name if taken[stem.casefold()] > 1 or stem == "index" else stem for name, stem in bare.items()}
+    taken = Counter(stem.casefold() for stem in bare.values()) + Counter(name.casefold() for name in names)
+    return {
+        name: name if taken[stem.casefold()] > 1 or stem.casefold() == "index" else stem for name, stem in bare.items()
+    }

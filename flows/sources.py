@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import cast
 
-import fsspec
 from fsspec.core import OpenFile
+
+from cache_blocks.fingerprint import open_file_system
 
 MEDIA_SUFFIXES = frozenset(
     [
@@ -102,7 +103,7 @@ def _files_under(folder: Path) -> Iterator[Path]:
 
 def _remote(url: str, options: dict[str, object]) -> Iterator[Recording]:
     try:
-        fs, root = fsspec.url_to_fs(url, **options)
+        fs, root = open_file_system(url, **options)
     except (ImportError, ValueError) as error:
         raise SourceError(f"{url}: {error}") from error
     if glob.has_magic(root):

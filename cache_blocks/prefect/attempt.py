@@ -142,5 +142,3 @@ class Attempt:
             if turn.ticket is not None:
                 await asyncio.to_thread(self.cache.give_up, turn.ticket)
             raise
-
-

@@ -143,6 +143,5 @@ def _items(task: Task[..., Any], args: Iterable[Any], kwargs: dict[str, Any]) ->
         msg = f"cached_map: iterables of one common length are expected, not {lengths or 'none'}"
         raise ConfigurationError(msg)
     length = next(iter(lengths.values()))
-    defaults = get_call_parameters(task.fn, (), {**same, **{name: None for name in mapped}}, apply_defaults=True)
+    defaults = get_call_parameters(task.fn, (), {**same, **dict.fromkeys(mapped)}, apply_defaults=True)
     return [{**defaults, **same, **{name: values[i] for name, values in mapped.items()}} for i in range(length)]
-
