@@ -15,12 +15,14 @@ from cache_blocks.errors import ConfigurationError
 from cache_blocks.events import EventLog
 from cache_blocks.invalidation import Generations, Invalidator, Teller
 from cache_blocks.leases import LeaseKeeper, RedisLeases, SqlLeases
+from cache_blocks.reading import Reader
 from cache_blocks.tiers.breaker import Breaker
 from cache_blocks.tiers.chain import Chain
 from cache_blocks.tiers.memory import MemoryTier
 from cache_blocks.tiers.object_store import ObjectStore, ObjectStoreTier
 from cache_blocks.tiers.redis import RedisTier, connect
 from cache_blocks.tiers.sql import SqlTier
+from cache_blocks.writing import Writer
 
 if TYPE_CHECKING:
     import redis
@@ -39,17 +41,20 @@ class Parts:
     database: Database
     store: ObjectStore
     blobs: BlobStore
+    reader: Reader
+    writer: Writer
     generations: Generations
     invalidator: Invalidator
     leases: LeaseKeeper
     events: EventLog
 
 
-def assemble(settings: CacheSettings, record: Record) -> Parts:
+def assemble(settings: CacheSettings, clock: Callable[[], float], record: Record) -> Parts:
     """Return the parts for these settings; opens no connection.
 
     Args:
         settings: Where the tiers are.
+        clock: Seconds since the epoch.
         record: Takes the events of tiers that go and return.
     """
     namespace = settings.namespace
@@ -74,11 +79,15 @@ def assemble(settings: CacheSettings, record: Record) -> Parts:
         if client is None
         else RedisLeases(client, namespace, settings.lease_seconds)
     )
+    chain = Chain([hot, sql, far], breakers)
+    blobs = BlobStore(store, breakers["object_store"], namespace, settings.home / "files")
     return Parts(
-        chain=Chain([hot, sql, far], breakers),
+        chain=chain,
         database=database,
         store=store,
-        blobs=BlobStore(store, breakers["object_store"], namespace, settings.home / "files"),
+        blobs=blobs,
+        reader=Reader(chain, blobs, clock, promote=settings.mode == "on"),
+        writer=Writer(chain, blobs, namespace, clock, record),
         generations=generations,
         invalidator=invalidator,
         leases=LeaseKeeper(book),

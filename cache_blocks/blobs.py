@@ -127,8 +127,7 @@ class BlobStore:
     def _is_young(self, path: str, size: int) -> bool:
         if self._store.exists(path) != size:
             return False
-        details: dict[str, Any] = self._store.fs.info(path)
-        return time.time() - _modified(details) < GRACE_SECONDS / 2
+        return time.time() - _modified(self._store.details(path)) < GRACE_SECONDS / 2
 
     def _path(self, digest: str) -> str:
         return self._store.path(self._namespace, "blobs", digest.removeprefix(".tmp-")[:2], digest)

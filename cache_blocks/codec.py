@@ -12,6 +12,7 @@ compare it without decoding.
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any, Final, cast
 
@@ -89,7 +90,7 @@ def unpack(data: bytes, *, key: str, namespace: str) -> Entry:
     header, payload = view[_BODY:end], view[end:]
     if _digest(view[: _PREFIX.size], header, payload) != bytes(view[_PREFIX.size : _BODY]):
         raise CorruptEntryError(f"{key}: digest does not match")
-    entry = _entry(orjson.loads(header), fence, bytes(payload), key)
+    entry = _entry(header, fence, bytes(payload), key)
     if entry.key != key or entry.namespace != namespace:
         raise CorruptEntryError(f"{key}: holds another entry, of key {entry.key} in namespace {entry.namespace}")
     return entry
@@ -121,9 +122,10 @@ def _header(entry: Entry, *, with_manifest: bool) -> dict[str, Any]:
     return header
 
 
-def _entry(header: dict[str, Any], fence: int, payload: bytes, key: str) -> Entry:
+def _entry(packed: memoryview, fence: int, payload: bytes, key: str) -> Entry:
     """Return the entry of a verified header; a header of the wrong shape is corrupt as well."""
     try:
+        header: dict[str, Any] = orjson.loads(packed)
         entry = Entry(
             key=check_key(header["key"]),
             namespace=str(header["namespace"]),
@@ -142,6 +144,8 @@ def _entry(header: dict[str, Any], fence: int, payload: bytes, key: str) -> Entr
         )
     except (KeyError, TypeError, ValueError, AttributeError, InvalidKeyError) as error:
         raise CorruptEntryError(f"{key}: malformed header: {error!r}") from error
-    if not 0 <= entry.size <= MAX_PAYLOAD_BYTES or len(entry.generations) != len(entry.scopes):
+    numbers = (entry.created_at, entry.expires_at, entry.compute_seconds)
+    sound = all(math.isfinite(number) for number in numbers) and 0 <= entry.size <= MAX_PAYLOAD_BYTES
+    if not sound or len(entry.generations) != len(entry.scopes):
         raise CorruptEntryError(f"{key}: the header contradicts itself")
     return entry

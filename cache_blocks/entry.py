@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _KEY = re.compile(r"(?P<kind>[a-z][a-z0-9_-]{0,47}):(?P<digest>[A-Za-z0-9][A-Za-z0-9_.-]{0,159})")
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 MAX_TAG_LENGTH: Final = 200
 MAX_TAGS: Final = 32
 
@@ -26,6 +26,7 @@ class NoValue:
     _instance: NoValue | None = None
 
     def __new__(cls) -> NoValue:
+        """Return the one instance."""
         if cls._instance is None:
             cls._instance = super().__new__(cls)
         return cls._instance

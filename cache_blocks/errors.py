@@ -19,6 +19,7 @@ event and one line in the log. They are raised where a person declares, configur
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,9 +49,10 @@ class UnhashableArgumentError(CacheError, TypeError):
     def __init__(self, argument: str, type_name: str, why: str = "") -> None:
         self.argument = argument
         self.type_name = type_name
+        parameter = re.split(r"[.\[{ ]", argument, maxsplit=1)[0]
         super().__init__(
             f"argument {argument!r} of type {type_name} has no deterministic digest{f' ({why})' if why else ''}; "
-            f"leave it out of the key with cache_ignore=({argument.split('.', maxsplit=1)[0].split('[', maxsplit=1)[0]!r},), or pass a "
+            f"leave it out of the key with cache_ignore=({parameter!r},), or pass a "
             "value that has one: JSON-able data, a dataclass, a pydantic model, a Path or a CachedFile"
         )
 

@@ -70,7 +70,7 @@ class Flight:
         scopes: Scopes of the entry to be.
         look: Looks the key up again.
         leases: Leases; None to compute without, as a refresh does.
-        generations: Where computations are numbered.
+        generations: Where computations are numbered; None when their results will not be stored.
         on_unleased: Called with the reason when there can be no lease.
     """
 
@@ -81,7 +81,7 @@ class Flight:
         *,
         look: Callable[[], Lookup],
         leases: LeaseKeeper | None,
-        generations: Generations,
+        generations: Generations | None,
         on_unleased: Callable[[str], None],
     ) -> None:
         self._key = key
@@ -129,6 +129,8 @@ class Flight:
 
     def _ticket(self, token: str) -> Ticket:
         """Number the computation before it begins; what is invalidated from now on will not be served."""
+        if self._generations is None:
+            return Ticket(self._key, token)
         try:
             fence, generations = self._generations.begin(self._scopes)
         except TierUnavailableError:

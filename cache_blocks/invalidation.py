@@ -7,6 +7,7 @@ mirrors it, so that an emptied database does not revive what was invalidated; Re
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -95,7 +96,8 @@ class Generations:
         """Return a new fencing number and the numbers of these scopes, for a computation that begins now."""
         with self._database.begin() as connection:
             numbers = self._read(connection, [*scopes, SEEDED])
-            statement = self._database.upsert(_fence).values(namespace=self._namespace, number=1)
+            first = int(time.time() * 1000)  # an emptied table must not give numbers that were given before
+            statement = self._database.upsert(_fence).values(namespace=self._namespace, number=first)
             statement = statement.on_conflict_do_update(
                 index_elements=["namespace"], set_={"number": _fence.c.number + 1}
             ).returning(_fence.c.number)

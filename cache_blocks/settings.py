@@ -40,7 +40,7 @@ class CacheSettings(BaseSettings):
         default="default", description="Keeps environments apart in shared servers."
     )
     lease_seconds: PositiveFloat = Field(default=30.0, description="How long a dead worker blocks its key.")
-    mode: Mode = Field(default="on", description="on, read-only (nothing is written) or off.")
+    mode: Mode = Field(default="on", description="on, read-only (no entry is written) or off.")
     redis_timeout_seconds: PositiveFloat = Field(default=0.5, description="Per call, before the breaker opens.")
     database_timeout_seconds: PositiveFloat = Field(default=2.0, description="Per call, before the breaker opens.")
     object_store_timeout_seconds: PositiveFloat = Field(default=5.0, description="Per call, before the breaker opens.")

@@ -7,10 +7,7 @@ dictionary of the user's that looks like it is wrapped itself.
 
 from __future__ import annotations
 
-import base64
-import datetime as dt
 import functools
-import math
 import typing
 import warnings
 from collections.abc import Callable
@@ -24,13 +21,11 @@ import pydantic_core
 
 from cache_blocks.errors import CorruptEntryError, UnsupportedValueError
 from cache_blocks.files import CachedFile
+from cache_blocks.wrapping import WAY_OUT, check_text_tree, unwrap, wrap
 
 _PLAIN: Final = (Any, object, None, type(None), bool, int, float, str, list, dict)
 _JSON_BYTES = pydantic.ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
-_INLINE_BYTES: Final = 64 * 1024
-_MAGIC_BYTES: Final = 12
-_AUDIO_MAGIC: Final = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2", b"\x1aE\xdf\xa3")
-_WAY_OUT: Final = "return JSON-able data, bytes, datetime, a Path or CachedFile, or annotate the task's return type"
+_CONTENTS: Final = b'{"$contents":'
 
 
 Spool = Callable[[bytes], CachedFile]
@@ -73,35 +68,61 @@ class ValueCodec:
             files.append(spool(value))
             jsonable: Any = {"$contents": files[0].as_dict()}
         elif self._adapter is None:
-            jsonable = _wrap(value, "value", files)
+            jsonable = wrap(value, "value", files)
         else:
+            value = self._with_files(self._adapter, value)
             jsonable = self._dump(self._adapter, value, files)
         try:
-            return Encoded(orjson.dumps(jsonable), tuple(files))
+            json = orjson.dumps(jsonable)
         except orjson.JSONEncodeError as error:
-            raise UnsupportedValueError(f"the result cannot be written as JSON: {error}; {_WAY_OUT}") from error
+            raise UnsupportedValueError(f"the result cannot be written as JSON: {error}; {WAY_OUT}") from error
+        if self._adapter is not None and not json.startswith(_CONTENTS):
+            self._check_it_comes_back(self._adapter, value, json)
+        return Encoded(json, tuple(files))
 
     def decode(self, data: bytes) -> Any:
         """Return the value; `CorruptEntryError` when the JSON is not of the annotated type."""
         try:
-            if self._adapter is not None and not data.startswith(b'{"$contents":'):
+            if self._adapter is not None and not (self.annotation is bytes and data.startswith(_CONTENTS)):
                 return self._adapter.validate_json(data)
             value = orjson.loads(data)
-            return _unwrap(value) if b'{"$' in data else value
+            return unwrap(value) if b'{"$' in data else value
         except (ValueError, TypeError) as error:
             raise CorruptEntryError(f"the payload is not a {self.annotation!r}: {error}") from error
+
+    def _with_files(self, adapter: pydantic.TypeAdapter[Any], value: Any) -> Any:
+        """Return the value with produced paths as files, where the annotation says that there are any."""
+        if not _mentions_files(self.annotation):
+            return value
+        try:
+            return adapter.validate_python(value)
+        except (ValueError, OSError) as error:
+            raise UnsupportedValueError(f"the result is not the annotated {self.annotation!r}: {error}") from error
+
+    def _check_it_comes_back(self, adapter: pydantic.TypeAdapter[Any], value: Any, json: bytes) -> None:
+        """Refuse what an annotation such as ``str | bytes`` would give back as something else."""
+        try:
+            back = adapter.validate_json(json)
+            same = bool(back == value) and (type(back) is type(value) or isinstance(value, CachedFile))
+        except (ValueError, TypeError) as error:
+            raise UnsupportedValueError(f"the result does not come back from JSON: {error}; {WAY_OUT}") from error
+        if not same:
+            raise UnsupportedValueError(
+                f"the result of type {type(value).__qualname__} would come back changed, as {type(back).__qualname__}; "
+                f"annotate what the task returns more precisely than {self.annotation!r}"
+            )
 
     def _dump(self, adapter: pydantic.TypeAdapter[Any], value: Any, files: list[CachedFile]) -> Any:
         context: dict[str, Any] = {"files": files}
         try:
-            if isinstance(value, Path):
-                value = adapter.validate_python(value)
-            jsonable = adapter.dump_python(value, mode="json", context=context, warnings="error")
+            jsonable = adapter.dump_python(
+                value, mode="json", context=context, warnings="error", by_alias=True, round_trip=True
+            )
         except (pydantic_core.PydanticSerializationError, ValueError, OSError) as error:
             raise UnsupportedValueError(
                 f"the result of type {type(value).__qualname__} is not the annotated {self.annotation!r}: {error}"
             ) from error
-        _check_text_tree(jsonable, "value")
+        check_text_tree(jsonable, "value")
         return jsonable
 
 
@@ -151,7 +172,7 @@ def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
                 adapter = pydantic.TypeAdapter(annotation)  # models and dataclasses bring a configuration of their own
     except (pydantic.PydanticUserError, pydantic_core.SchemaError, UserWarning) as error:
         raise UnsupportedValueError(
-            f"results of type {annotation!r} cannot be stored: {str(error).splitlines()[0]}; {_WAY_OUT}"
+            f"results of type {annotation!r} cannot be stored: {str(error).splitlines()[0]}; {WAY_OUT}"
         ) from error
     _refuse_lossy(adapter, annotation)
     return adapter
@@ -167,6 +188,10 @@ def _refuse_lossy(adapter: pydantic.TypeAdapter[Any], annotation: Any) -> None:
         )
 
 
+def _mentions_files(annotation: Any) -> bool:
+    return annotation in (Path, CachedFile) or any(_mentions_files(one) for one in typing.get_args(annotation))
+
+
 def _paths_as_files(annotation: Any) -> Any:
     if annotation is Path:
         return CachedFile
@@ -174,95 +199,3 @@ def _paths_as_files(annotation: Any) -> Any:
     if origin in (list, dict, tuple, set, frozenset) and any(_paths_as_files(one) is not one for one in arguments):
         return cast("Any", origin)[tuple(_paths_as_files(one) for one in arguments)]
     return annotation
-
-
-def _wrap(value: Any, where: str, files: list[CachedFile]) -> Any:
-    """Return JSON-able data for an un-annotated value."""
-    match value:
-        case None | bool() | str():
-            return value
-        case int() if type(value) is int:
-            return value
-        case float() if type(value) is float:
-            _check_text_tree(value, where)
-            return value
-        case bytes():
-            _refuse_file_contents(value[:_MAGIC_BYTES], len(value), where)
-            return {"$bytes": base64.b64encode(value).decode()}
-        case dt.datetime():
-            return {"$datetime": value.isoformat()}
-        case CachedFile() | Path():
-            file = value if isinstance(value, CachedFile) else CachedFile.from_path(value)
-            files.append(file)
-            return {"$file": file.as_dict()}
-        case list() | tuple() if type(value) in (list, tuple):  # pyright: ignore[reportUnknownArgumentType]
-            return [_wrap(item, f"{where}[{position}]", files) for position, item in enumerate(value)]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        case dict() if type(value) is dict:  # pyright: ignore[reportUnknownArgumentType]
-            return _wrap_dict(cast("dict[Any, Any]", value), where, files)
-        case _:
-            name = f"{type(value).__module__}.{type(value).__qualname__}"
-            raise UnsupportedValueError(f"{where} is a {name}, which is not kept without an annotation; {_WAY_OUT}")
-
-
-def _wrap_dict(value: dict[Any, Any], where: str, files: list[CachedFile]) -> Any:
-    for key in value:
-        if not isinstance(key, str):
-            raise UnsupportedValueError(
-                f"{where} has the key {key!r} of type {type(key).__qualname__}; JSON has text keys only; {_WAY_OUT}"
-            )
-    wrapped = {key: _wrap(item, f"{where}[{key!r}]", files) for key, item in value.items()}
-    return {"$dict": wrapped} if any(key.startswith("$") for key in wrapped) else wrapped
-
-
-def _unwrap(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_unwrap(item) for item in cast("list[Any]", value)]
-    if not isinstance(value, dict):
-        return value
-    mapping = cast("dict[str, Any]", value)
-    match mapping:
-        case {"$bytes": str(text), **rest} if not rest:
-            return base64.b64decode(text, validate=True)
-        case {"$datetime": str(text), **rest} if not rest:
-            return dt.datetime.fromisoformat(text)
-        case {"$contents": descriptor, **rest} if not rest:
-            return CachedFile.from_dict(descriptor).path.read_bytes()
-        case {"$file": descriptor, **rest} if not rest:
-            return CachedFile.from_dict(descriptor)
-        case {"$dict": dict(inner), **rest} if not rest:  # pyright: ignore[reportUnknownVariableType]
-            return {key: _unwrap(item) for key, item in cast("dict[str, Any]", inner).items()}
-        case _:
-            return {key: _unwrap(item) for key, item in mapping.items()}
-
-
-def _check_text_tree(value: Any, where: str) -> None:
-    """Refuse what JSON would change without a word (NaN, infinities), and file contents in the guise of text."""
-    match value:
-        case float() if not math.isfinite(value):
-            raise UnsupportedValueError(f"{where} is {value}, which JSON cannot hold; return None or a text instead")
-        case str() if len(value) > _INLINE_BYTES and value[:8].isascii():
-            _refuse_file_contents(_decoded_start(value), 0, where)
-        case list():
-            for position, item in enumerate(cast("list[Any]", value)):
-                _check_text_tree(item, f"{where}[{position}]")
-        case dict():
-            for key, item in cast("dict[str, Any]", value).items():
-                _check_text_tree(item, f"{where}[{key!r}]")
-        case _:
-            pass
-
-
-def _decoded_start(text: str) -> bytes:
-    try:
-        return base64.b64decode(text[:16], validate=True)
-    except ValueError:
-        return b""
-
-
-def _refuse_file_contents(start: bytes, size: int, where: str) -> None:
-    """Refuse audio, and anything large, among the small values that go to Redis and SQL."""
-    if size > _INLINE_BYTES or start.startswith(_AUDIO_MAGIC) or start[4:8] == b"ftyp":
-        raise UnsupportedValueError(
-            f"{where} holds the contents of a file; return a CachedFile, or declare the kind with large_binary=True, "
-            "so that they go to the object store and never to Redis or SQL"
-        )

@@ -111,9 +111,13 @@ class ObjectStore:
         """Return an object's size, or None when there is none."""
         try:
             self.fs.invalidate_cache()
-            return int(cast("dict[str, Any]", self.fs.info(path))["size"])
+            return int(self.details(path)["size"])
         except FileNotFoundError:
             return None
+
+    def details(self, path: str) -> dict[str, Any]:
+        """Return what the file system says of an object, such as its size and times."""
+        return cast("dict[str, Any]", self.fs.info(path))
 
     def delete(self, paths: Sequence[str]) -> int:
         """Remove objects; return how many there were."""

@@ -1,0 +1,76 @@
+"""From a request to a value: walk the tiers, see that files are there, decode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from cache_blocks import codec
+from cache_blocks.blobs import BlobStore
+from cache_blocks.calls import Found
+from cache_blocks.entry import Entry, Lookup, Outcome
+from cache_blocks.errors import BlobMissingError, CorruptEntryError, TierUnavailableError
+from cache_blocks.files import sourced_from
+from cache_blocks.plan import Request
+from cache_blocks.tiers.chain import Chain
+from cache_blocks.values import codec_of
+
+
+class Reader:
+    """Looks up and decodes.
+
+    Args:
+        chain: The tiers.
+        blobs: Contents of files.
+        clock: Seconds since the epoch, by which expiry is judged.
+        promote: Whether hits are copied to faster tiers.
+    """
+
+    def __init__(self, chain: Chain, blobs: BlobStore, clock: Callable[[], float], *, promote: bool) -> None:
+        self._chain = chain
+        self._blobs = blobs
+        self._clock = clock
+        self._promote = promote
+
+    def look(self, requests: Sequence[Request]) -> dict[str, Lookup]:
+        """Return what there is under each key, or why there is nothing; decode nothing."""
+        found = self._chain.lookup(requests, self._clock(), promote=self._promote)
+        return {key: self._with_blobs(lookup) for key, lookup in found.items()}
+
+    def find(self, requests: Sequence[Request], annotation: Any) -> dict[str, Found]:
+        """Return what there is under each key, decoded, with what each lookup cost."""
+        started = time.perf_counter()
+        found = {key: self.decode(lookup, annotation) for key, lookup in self.look(requests).items()}
+        seconds = (time.perf_counter() - started) / max(len(found), 1)
+        return {key: replace(one, lookup=replace(one.lookup, seconds=seconds)) for key, one in found.items()}
+
+    def decode(self, lookup: Lookup, annotation: Any) -> Found:
+        """Return a hit with its value; a hit that cannot be decoded is none."""
+        if lookup.entry is None:
+            return Found(lookup)
+        try:
+            return Found(lookup, self.value_of(lookup.entry, annotation))
+        except (CorruptEntryError, BlobMissingError) as error:
+            return Found(Lookup(Outcome.CORRUPT, lookup.tier, reason=str(error)))
+
+    def value_of(self, entry: Entry, annotation: Any) -> Any:
+        """Return an entry's value; its files find their bytes in this cache."""
+        return self.value_of_json(codec.payload_of(entry), annotation)
+
+    def value_of_json(self, json: bytes, annotation: Any) -> Any:
+        """Return the value of a payload."""
+        with sourced_from(self._blobs):
+            return codec_of(annotation).decode(json)
+
+    def _with_blobs(self, lookup: Lookup) -> Lookup:
+        """A hit whose files are gone is none."""
+        if lookup.entry is None or not lookup.entry.blobs:
+            return lookup
+        try:
+            missing = self._blobs.missing(lookup.entry.blobs)
+        except TierUnavailableError as error:
+            return Lookup(Outcome.TIER_DOWN, error.tier, reason=str(error))
+        reason = "the bytes of a file that the result refers to are gone"
+        return Lookup(Outcome.CORRUPT, "object_store", reason=reason) if missing else lookup
