@@ -79,6 +79,12 @@ class Database:
         except _OUTAGES as error:
             raise TierUnavailableError("sql", describe(error)) from error
 
+    def now(self) -> sa.ColumnElement[float]:
+        """Return the database's own clock as an expression, in seconds since the epoch."""
+        if self.is_sqlite:
+            return sa.literal_column("((julianday('now') - 2440587.5) * 86400.0)", sa.Float)
+        return sa.literal_column("extract(epoch from clock_timestamp())::double precision", sa.Float)
+
     def upsert(self, table: sa.Table) -> Any:
         """Return the dialect's ``INSERT`` with ``on_conflict_do_update``."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -150,7 +149,7 @@ def _parse(value: bytes | None) -> LeaseView:
 
 
 class SqlLeases(LeaseBook):
-    """Leases in SQL, for where no Redis is configured."""
+    """Leases in SQL, for where no Redis is configured. Time is the database's, so that workers' clocks may differ."""
 
     def __init__(self, database: Database, namespace: str, seconds: float) -> None:
         super().__init__(namespace, seconds)
@@ -158,8 +157,8 @@ class SqlLeases(LeaseBook):
 
     def acquire(self, key: str, token: str) -> LeaseView:
         """See `LeaseBook.acquire`."""
-        now = time.time()
-        row = {"namespace": self.namespace, "key": key, "token": token, "failed": False}
+        now = self._database.now()
+        row: dict[str, Any] = {"namespace": self.namespace, "key": key, "token": token, "failed": False}
         statement = self._database.upsert(_lease).values(row | {"expires_at": now + self.seconds})
         statement = statement.on_conflict_do_update(
             index_elements=["namespace", "key"],
@@ -167,7 +166,7 @@ class SqlLeases(LeaseBook):
             where=(_lease.c.expires_at <= now) | _lease.c.failed,
         )
         with self._database.begin() as connection:
-            if connection.execute(statement).rowcount:
+            if connection.execute(statement.returning(_lease.c.token)).one_or_none() is not None:
                 return LeaseView(LeaseState.MINE, token)
         return self.view(key)
 
@@ -175,15 +174,17 @@ class SqlLeases(LeaseBook):
         """See `LeaseBook.view`."""
         with self._database.read() as connection:
             row = connection.execute(
-                sa.select(_lease.c.token, _lease.c.failed, _lease.c.expires_at).where(self._is(key))
+                sa.select(_lease.c.token, _lease.c.failed).where(
+                    self._is(key), _lease.c.expires_at > self._database.now()
+                )
             ).one_or_none()
-        if row is None or row.expires_at <= time.time():
+        if row is None:
             return LeaseView(LeaseState.FREE)
         return LeaseView(LeaseState.FAILED if row.failed else LeaseState.HELD, row.token)
 
     def renew(self, key: str, token: str) -> bool:
         """See `LeaseBook.renew`."""
-        now = time.time()
+        now = self._database.now()
         statement = sa.update(_lease).where(self._is(key), _lease.c.token == token, _lease.c.expires_at > now)
         with self._database.begin() as connection:
             return connection.execute(statement.values(expires_at=now + self.seconds)).rowcount > 0
@@ -191,7 +192,7 @@ class SqlLeases(LeaseBook):
     def release(self, key: str, token: str, *, failed: bool = False) -> None:
         """See `LeaseBook.release`."""
         mine = self._is(key) & (_lease.c.token == token)
-        mark = sa.update(_lease).where(mine).values(failed=True, expires_at=time.time() + FAILURE_MARK_SECONDS)
+        mark = sa.update(_lease).where(mine).values(failed=True, expires_at=self._database.now() + FAILURE_MARK_SECONDS)
         with self._database.begin() as connection:
             connection.execute(mark if failed else sa.delete(_lease).where(mine))
 

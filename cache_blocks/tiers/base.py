@@ -89,8 +89,9 @@ class BackendTier(Tier):
 
     def read(self, keys: Sequence[str], scopes: Sequence[str] = ()) -> TierAnswer:
         """See `Tier.read`; what comes out of the hook is verified here."""
+        keys = [check_key(key) for key in keys]
         with self._outage():
-            found, generations, elsewhere = self._fetch([check_key(key) for key in keys], list(scopes))
+            found, generations, elsewhere = self._fetch(keys, list(scopes))
         entries: dict[str, Entry] = {}
         corrupt: dict[str, str] = {}
         for key, data in found.items():
@@ -104,14 +105,17 @@ class BackendTier(Tier):
 
     def write(self, entries: Sequence[Entry]) -> set[str]:
         """See `Tier.write`."""
+        for entry in entries:
+            check_key(entry.key)
         items = [(entry, codec.pack(entry, with_manifest=self.keeps_manifest)) for entry in entries]
         with self._outage():
             return self._store(items)
 
     def delete(self, keys: Sequence[str]) -> int:
         """See `Tier.delete`."""
+        keys = [check_key(key) for key in keys]
         with self._outage():
-            return self._remove([check_key(key) for key in keys])
+            return self._remove(keys)
 
     def keys(self) -> Iterator[str]:
         """See `Tier.keys`."""

@@ -110,7 +110,7 @@ class SqlTier(BackendTier):
             set_={name: statement.excluded[name] for name in row if name not in ("namespace", "key")},
             where=_entry.c.fence <= statement.excluded.fence,
         )
-        if connection.execute(statement).rowcount == 0:
+        if connection.execute(statement.returning(_entry.c.key)).one_or_none() is None:
             return False
         self._replace(connection, _tag, entry.key, [{"tag": tag} for tag in entry.tags])
         self._replace(connection, _blob, entry.key, [{"digest": digest} for digest in sorted(entry.blobs)])

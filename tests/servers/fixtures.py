@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -76,13 +78,17 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[StartRed
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+def postgres_server() -> Generator[str]:
     """The PostgreSQL of this test process. Tests use `postgres_url`, a database of their own on it."""
     if theirs := os.environ.get("TEST_POSTGRES_URL"):
         yield theirs
         return
-    with start_postgres(tmp_path_factory.mktemp("postgres")) as url:
-        yield url
+    # Not in pytest's folder: as root, PostgreSQL runs as another user, and every new pytest session on the machine
+    # takes the rights of others on that folder away.
+    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        with start_postgres(Path(folder)) as url:
+            yield url
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What every tier and every lease must keep, run over each of them and each real server."""

@@ -1,0 +1,1 @@
+"""The cache, told by example: read these first."""
