@@ -68,11 +68,11 @@ class BlobStore:
         partial = target.with_name(f".{secrets.token_hex(6)}-{file.name}"[:200])
         try:
             self._guarded(self._store.fetch_file, self._path(file.digest), partial)
-            if digest_path(partial) != file.digest:
-                self._guarded(self._store.delete, [self._path(file.digest)])
-                raise BlobMissingError(f"the stored bytes of {file.name} were damaged; they have been removed")
+            self._check(file, partial)
             partial.replace(target)
         except FileNotFoundError as error:
+            if isinstance(error, BlobMissingError):
+                raise
             raise BlobMissingError(f"the bytes of {file.name} ({file.digest[:12]}…) are not stored") from error
         except TierUnavailableError as error:
             raise BlobMissingError(f"the bytes of {file.name} cannot be fetched: {error}") from error
@@ -120,9 +120,11 @@ class BlobStore:
             (path.rsplit("/", 1)[-1], int(details["size"])) for path, details in found if _modified(details) <= limit
         ]
 
-    def remove_objects(self, names: Iterable[str]) -> int:
-        """Remove objects of the blobs' folder by name, unfinished uploads among them."""
-        return self._guarded(self._store.delete, [self._path(name) for name in names])
+    def _check(self, file: CachedFile, copy: Path) -> None:
+        """Refuse a copy that is not the file, and remove what it was copied from."""
+        if digest_path(copy) != file.digest:
+            self._guarded(self._store.delete, [self._path(file.digest)])
+            raise BlobMissingError(f"the stored bytes of {file.name} were damaged; they have been removed")
 
     def _is_young(self, path: str, size: int) -> bool:
         if self._store.exists(path) != size:
@@ -130,7 +132,7 @@ class BlobStore:
         return time.time() - _modified(self._store.details(path)) < GRACE_SECONDS / 2
 
     def _path(self, digest: str) -> str:
-        return self._store.path(self._namespace, "blobs", digest.removeprefix(".tmp-")[:2], digest)
+        return self._store.path(self._namespace, "blobs", digest[:2], digest)
 
     def _guarded(self, function: Callable[..., R], *arguments: Any) -> R:
         return self._breaker.call(_translate, function, *arguments)

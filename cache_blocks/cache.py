@@ -161,8 +161,8 @@ class TieredCache:
         flight = self.flight(call, refresh=refresh)
         while (turn := flight.step()).wait:
             time.sleep(turn.wait)
-        if turn.hit is not None and (shared := self.take(call, turn.hit)).lookup.is_hit:
-            return shared.value
+        if turn.hit is not None:
+            return self.share(call, turn.hit)
         ticket = turn.ticket or Ticket(call.key)
         try:
             with computing(ticket):
@@ -182,20 +182,18 @@ class TieredCache:
         return Flight(
             call.key,
             call.scopes,
-            look=lambda: self.reader.look([call.request])[call.key],
+            look=lambda: self.reader.find([call.request], call.annotation)[call.key],
             leases=self.parts.leases if writes and not refresh else None,
             generations=self.parts.generations if writes else None,
             on_unleased=unleased,
         )
 
-    def take(self, call: Call, lookup: Lookup) -> Found:
-        """Return the result of an equal call that a flight has met."""
-        found = self.reader.decode(lookup, call.annotation)
-        saved = lookup.entry.compute_seconds if lookup.entry else 0.0
-        if found.lookup.is_hit:
-            shared = events.CacheEvent(events.SHARED, call.kind.name, call.key, tier=lookup.tier, seconds_saved=saved)
-            self.record([shared])
-        return found
+    def share(self, call: Call, found: Found) -> Any:
+        """Return the result of an equal call that a flight has met, and record that it was shared."""
+        saved = found.lookup.entry.compute_seconds if found.lookup.entry else 0.0
+        kind, tier = call.kind.name, found.lookup.tier
+        self.record([events.CacheEvent(events.SHARED, kind, call.key, tier=tier, seconds_saved=saved)])
+        return found.value
 
     def keep(self, call: Call, ticket: Ticket, value: Any, *, only_if_equal: bool = False) -> Any:
         """Store a computed value and return it as a later hit will; what cannot be encoded is returned as it is.
@@ -324,8 +322,8 @@ class TieredCache:
         new = list(new)
         for event in new:
             self.metrics.add(event)
-        if self._parts is not None:
-            self._parts.events.record(new)
+        if new:
+            self.parts.events.record(new)
 
     def close(self) -> None:
         """Write what is buffered and give back connections. The cache opens them again when it is used."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from cache_blocks.errors import ConfigurationError, TierUnavailableError
@@ -37,7 +37,12 @@ class Database:
     """
 
     def __init__(self, url: str, timeout_seconds: float = 2.0) -> None:
-        self._url = sa.make_url(url)
+        try:
+            self._url = sa.make_url(url)
+        except ArgumentError as error:
+            raise ConfigurationError(
+                "CACHE_BLOCKS_DATABASE_URL is no SQLAlchemy URL, such as sqlite:////data/cache.db"
+            ) from error
         if self._url.get_backend_name() not in ("sqlite", "postgresql"):
             msg = f"database {self._url.get_backend_name()!r} is not supported; use sqlite:/// or postgresql+psycopg://"
             raise ConfigurationError(msg)
@@ -165,6 +170,7 @@ def _migrate(engine: Engine) -> None:
                 return
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
@@ -174,4 +180,9 @@ def _migrate(engine: Engine) -> None:
             connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise TierUnavailableError(
+                "sql", f"the schema is not this version's ({error}); upgrade the package"
+            ) from error

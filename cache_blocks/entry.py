@@ -145,12 +145,17 @@ def check_key(key: str) -> str:
     Raises:
         InvalidKeyError: It is not; such a key could leave its prefix in a tier.
     """
-    if not _KEY.fullmatch(key) or ".." in key:
+    if not is_key(key):
         raise InvalidKeyError(
             f"{key[:80]!r} is not a key: 'kind:digest' is expected, a kind's name, a colon, and up to 160 letters, "
             "digits, '_', '.' or '-'"
         )
     return key
+
+
+def is_key(key: str) -> bool:
+    """Whether ``key`` is ``kind:digest``."""
+    return bool(_KEY.fullmatch(key)) and ".." not in key
 
 
 def check_namespace(namespace: str) -> str:

@@ -204,7 +204,17 @@ def _row(event: CacheEvent, namespace: str) -> dict[str, Any]:
     row: dict[str, Any] = {name: value for name, value in asdict(event).items() if name != "origin"}
     origin = {name: value for name, value in asdict(event.origin).items() if name != "deferred"}
     row |= origin | {"id": uuid.uuid4().hex, "namespace": namespace}
-    return row | {"reason": event.reason[:400], "subject": event.origin.subject[:200]}
+    return {name: _fitting(value, _WIDTHS.get(name)) for name, value in row.items()}
+
+
+_WIDTHS: Final = {column.name: getattr(column.type, "length", None) for column in _event.columns}
+
+
+def _fitting(value: Any, width: int | None) -> Any:
+    """Return text that every database takes: names of files and errors of servers are anybody's."""
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")[:width]
 
 
 def _event_of(row: sa.RowMapping) -> CacheEvent:

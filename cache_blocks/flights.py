@@ -19,7 +19,7 @@ from cache_blocks.leases import LeaseState
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from cache_blocks.entry import Lookup
+    from cache_blocks.calls import Found
     from cache_blocks.invalidation import Generations
     from cache_blocks.leases import LeaseKeeper
 
@@ -57,7 +57,7 @@ class Ticket:
 class Turn:
     """What to do next: take the hit, compute with the ticket, or step again after ``wait`` seconds."""
 
-    hit: Lookup | None = None
+    hit: Found | None = None
     ticket: Ticket | None = None
     wait: float = 0.0
 
@@ -68,7 +68,7 @@ class Flight:
     Args:
         key: The key that was missed.
         scopes: Scopes of the entry to be.
-        look: Looks the key up again.
+        look: Looks the key up again, and decodes it.
         leases: Leases; None to compute without, as a refresh does.
         generations: Where computations are numbered; None when their results will not be stored.
         on_unleased: Called with the reason when there can be no lease.
@@ -79,7 +79,7 @@ class Flight:
         key: str,
         scopes: tuple[str, ...],
         *,
-        look: Callable[[], Lookup],
+        look: Callable[[], Found],
         leases: LeaseKeeper | None,
         generations: Generations | None,
         on_unleased: Callable[[str], None],
@@ -110,13 +110,13 @@ class Flight:
                 return self._again()
             if view.state is LeaseState.FAILED and view.token == self._waited_for:
                 return Turn(ticket=self._ticket(""))
-            if (found := self._look()).is_hit:
+            if (found := self._look()).lookup.is_hit:
                 return Turn(hit=found)
         view = leases.acquire(self._key)
         if view.state is not LeaseState.MINE:
             self._waited_for = view.token
             return self._again()
-        if (found := self._look()).is_hit:
+        if (found := self._look()).lookup.is_hit:
             leases.release(self._key, view.token)
             return Turn(hit=found)
         return Turn(ticket=self._ticket(view.token))

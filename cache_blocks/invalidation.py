@@ -244,7 +244,7 @@ class Invalidator:
     def _tell(self, tier: str, numbers: Mapping[str, int]) -> bool:
         try:
             self._breakers[tier].call(self._tellers[tier], numbers)
-        except TierUnavailableError:
-            return False
-        self._generations.told(tier, numbers)
+            self._generations.told(tier, numbers)
+        except TierUnavailableError as error:
+            return error.tier == "sql"  # it has been told; SQL will only have it told once more
         return True

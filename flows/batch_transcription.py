@@ -164,6 +164,8 @@ def batch_transcription(
         written=sum(result.written for result in results) + index_written,
     )
     logger.info(summary.sentence())
+    for result in summary.failed:
+        logger.warning("%s: %s", result.name, result.reason)
     if len(summary.failed) == len(results):
         return Failed(message=summary.sentence(), data=BatchFailedError(summary))
     return Completed(message=summary.sentence(), data=summary)

@@ -12,18 +12,28 @@ from cache_blocks import TieredCache
 def cache_maintenance() -> dict[str, Any]:
     """Collect the garbage of the cache that the environment names, and publish what it freed.
 
+    What could not be done, because a tier does not answer, is logged as a warning; the next run tries it again.
+
     Returns:
         Counts by name, as in the artifact ``cache-maintenance``.
     """
-    collected = TieredCache.from_settings().collect_garbage()
-    counts: dict[str, Any] = collected.as_dict()
-    get_run_logger().info("maintenance: %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
+    counts: dict[str, Any] = TieredCache.from_settings().collect_garbage().as_dict()
+    shown = {name.replace("_", " "): _shown(count) for name, count in counts.items()}
+    logger = get_run_logger()
+    logger.info("maintenance: %s", ", ".join(f"{name} {count}" for name, count in shown.items()))
+    for error in counts["errors"]:
+        logger.warning("maintenance: %s", error)
     create_table_artifact(
         key="cache-maintenance",
-        table=[{"what": name.replace("_", " "), "count": str(count)} for name, count in counts.items()],
+        table=[{"what": name, "count": count} for name, count in shown.items()],
         description="What cache maintenance has freed.",
     )
     return counts
+
+
+def _shown(count: int | list[str]) -> str:
+    """Return a count, or the items of a list, for people."""
+    return "; ".join(count) or "none" if isinstance(count, list) else f"{count:,}"
 
 
 if __name__ == "__main__":

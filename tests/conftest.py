@@ -22,6 +22,8 @@ for _name in [name for name in os.environ if name.startswith(("PREFECT_", "CACHE
     del os.environ[_name]
 os.environ["PREFECT_HOME"] = _prefect_home.name
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+# Many tests run a task outside of a flow; Prefect warns once per log line that it belongs to no flow run.
+os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
 
 # No deadline: how long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("ours", deadline=None, print_blob=True)

@@ -26,8 +26,8 @@ class Breaker:
     Args:
         tier: Name of the tier.
         reset_seconds: How long a failed tier is skipped before it is probed.
-        before_close: Called when a probe has succeeded, before the tier is trusted again; raising
-            `TierUnavailableError` keeps it out.
+        before_close: Called before a probe, to bring the tier up to date; raising `TierUnavailableError` keeps it
+            out.
         on_change: Called with True when the tier goes and False when it returns.
         clock: Monotonic seconds.
     """
@@ -63,11 +63,12 @@ class Breaker:
         """
         probe = self._admit()
         try:
-            answer = function(*args, **kwargs)
             if probe and self._before_close is not None:
-                self._before_close()
+                self._before_close()  # first: what is read before the tier has caught up may be out of date
+            answer = function(*args, **kwargs)
         except TierUnavailableError as error:
-            self.trip(error.why)
+            if probe or error.tier == self._tier:  # a probe that fails for another tier's sake has not succeeded
+                self.trip(error.why)
             raise
         except BaseException:
             if probe:

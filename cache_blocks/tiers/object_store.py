@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 import orjson
 from fsspec.implementations.local import LocalFileSystem
 
-from cache_blocks.entry import Entry, check_key
+from cache_blocks.entry import Entry, is_key
 from cache_blocks.errors import ConfigurationError, TierUnavailableError
 from cache_blocks.fingerprint import digest_bytes, open_file_system
 from cache_blocks.tiers.base import BackendTier, describe
@@ -254,8 +254,8 @@ class ObjectStoreTier(BackendTier):
         prefix = self.store.path(self.namespace, "entries")
         for path, _ in self.store.walk(prefix):
             *_, kind, _, digest = path.split("/")
-            if not digest.startswith(_TEMPORARY):
-                yield check_key(f"{kind}:{digest}")
+            if is_key(key := f"{kind}:{digest}") and self._entry_path(key) == path:  # somebody's stray file is none
+                yield key
 
     def _describe(self) -> str:
         self.store.exists(self.store.path(self.namespace, "entries"))

@@ -96,10 +96,17 @@ class SqlTier(BackendTier):
     def _store(self, items: Sequence[tuple[Entry, bytes]]) -> set[str]:
         stored: set[str] = set()
         with self.database.begin() as connection:
+            numbers = self._numbers(connection, {scope for entry, _ in items for scope in entry.scopes})
             for entry, envelope in items:
-                if self._store_one(connection, entry, envelope):
+                if _is_standing(entry, numbers) and self._store_one(connection, entry, envelope):
                     stored.add(entry.key)
         return stored
+
+    def _numbers(self, connection: Connection, scopes: Iterable[str]) -> dict[str, int]:
+        statement = sa.select(_generation.c.scope, _generation.c.number).where(
+            _generation.c.namespace == self.namespace, _generation.c.scope.in_([*scopes, SEEDED])
+        )
+        return {row[0]: row[1] for row in connection.execute(statement)}
 
     def _store_one(self, connection: Connection, entry: Entry, envelope: bytes) -> bool:
         """Upsert unless a higher fence is there; tags and blobs follow in the same transaction."""
@@ -158,6 +165,16 @@ class SqlTier(BackendTier):
         return f"{'SQLite' if self.database.is_sqlite else 'PostgreSQL'} {version}"
 
 
+def _is_standing(entry: Entry, numbers: Mapping[str, int]) -> bool:
+    """Whether nothing of an entry has been invalidated; what has been is not worth storing, and may be forgotten.
+
+    Without generations there is no telling, and whoever reads decides.
+    """
+    if SEEDED not in numbers:
+        return True
+    return all(numbers.get(scope, 0) == number for scope, number in zip(entry.scopes, entry.generations, strict=True))
+
+
 def _row_of(entry: Entry, envelope: bytes) -> dict[str, Any]:
     inline = "sql" in entry.placement
     if inline and entry.blobs and entry.stored_bytes > DESCRIPTOR_BYTES:
@@ -166,7 +183,7 @@ def _row_of(entry: Entry, envelope: bytes) -> dict[str, Any]:
         "namespace": entry.namespace,
         "key": entry.key,
         "kind": entry.kind,
-        "task": str(entry.manifest.get("task", ""))[:255],
+        "task": str(entry.manifest.get("task", "")).replace("\x00", "\ufffd")[:255],
         "fence": entry.fence,
         "created_at": entry.created_at,
         "expires_at": entry.expires_at,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -56,7 +56,7 @@ def test_a_promoted_copy_gets_what_is_left_of_its_lifetime(
         shared.parts.chain.tier("sql").delete(["transcript:1"])
     assert shared.lookup("transcript:1").tier == from_tier
     assert shared.lookup("transcript:1").tier == "redis"
-    left = cast("int", redis_client.ttl(f"{ENTRY}transcript:1"))
+    left = redis_client.ttl(f"{ENTRY}transcript:1")
     assert 9.9 * DAY < left <= 10 * DAY
 
 

@@ -32,7 +32,7 @@ DAY = timedelta(days=1)
         (SEARCH_RESULTS, DAY, {"redis", "sql"}),
         (USER_PREFERENCES, DAY / 2, {"redis", "sql"}),
     ],
-    ids=str,
+    ids=["transcript", "ai-enhancement", "audio-preprocessing", "search-results", "user-preferences"],
 )
 def test_the_five_kinds(kind: CacheKind, lifetime: timedelta, tiers: set[str]) -> None:
     assert kind in BUILT_IN_KINDS
@@ -71,7 +71,7 @@ def test_a_further_kind_is_one_line() -> None:
 )
 def test_a_kind_that_cannot_work_is_refused(declaration: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
-        CacheKind(**({"name": "mine", "ttl": DAY} | declaration))
+        CacheKind(**dict[str, Any](name="mine", ttl=DAY) | declaration)
 
 
 def test_a_kind_without_a_lifetime_is_refused() -> None:

@@ -57,7 +57,7 @@ def test_judge_refuses_when_any_scope_was_invalidated(scope: str) -> None:
     verdict = judge(entry(), ZEROS | {scope: 1}, NOW)
     assert verdict is not None
     assert verdict.outcome is Outcome.INVALIDATED
-    assert scope.split(":")[0] in verdict.reason
+    assert scope.split(":", maxsplit=1)[0] in verdict.reason
 
 
 @pytest.mark.parametrize("scope", list(ZEROS))
@@ -136,7 +136,9 @@ def test_a_tier_is_asked_only_for_what_is_still_open() -> None:
     walk = Walk([Request("transcript:a"), Request("transcript:b")], NOW)
     first = walk.question("redis", knows_generations=True)
     assert first is not None
-    walk.take("redis", TierAnswer({"transcript:a": entry_for("transcript:a", now=NOW)}, generations=_zeros(first.scopes)))
+    walk.take(
+        "redis", TierAnswer({"transcript:a": entry_for("transcript:a", now=NOW)}, generations=_zeros(first.scopes))
+    )
     second = walk.question("sql", knows_generations=True)
     assert second is not None
     assert second.keys == ("transcript:b",)

@@ -262,7 +262,13 @@ def test_json_that_is_not_of_the_annotated_type_is_corrupt(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b'{"$bytes": "*"}', b'{"$datetime": "yesterday"}', b'{"$file": {"digest": "x"}}', b'{"$file": 7}', b'{"$contents": {}}'],
+    [
+        b'{"$bytes": "*"}',
+        b'{"$datetime": "yesterday"}',
+        b'{"$file": {"digest": "x"}}',
+        b'{"$file": 7}',
+        b'{"$contents": {}}',
+    ],
 )
 def test_wrapped_json_that_holds_nonsense_is_corrupt(data: bytes) -> None:
     with pytest.raises(CorruptEntryError):

@@ -1,0 +1,140 @@
+"""Events say what happened, metrics what they add up to."""
+
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, cast
+from uuid import uuid4
+
+import pytest
+
+from cache_blocks import TRANSCRIPT, CacheMetrics, Outcome, TieredCache, events
+from cache_blocks.database import Database
+from cache_blocks.events import CacheEvent, EventLog, Origin, originating
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+
+def lookup(outcome: Outcome, tier: str = "", kind: str = "transcript", **more: float) -> CacheEvent:
+    return CacheEvent(events.LOOKUP, kind, f"{kind}:1", outcome, tier, **more)  # pyright: ignore[reportArgumentType]
+
+
+def test_metrics_add_up_by_kind_and_tier() -> None:
+    metrics = CacheMetrics.from_events(
+        [
+            lookup(Outcome.HIT, "redis", stored_bytes=10, seconds=0.5, seconds_saved=2.0),
+            lookup(Outcome.HIT, "sql", stored_bytes=5, seconds=0.25, seconds_saved=1.0),
+            lookup(Outcome.MISS, seconds=0.25),
+            lookup(Outcome.EXPIRED, "sql"),
+            lookup(Outcome.BYPASSED),
+            lookup(Outcome.HIT, "redis", kind="search-results"),
+            CacheEvent(events.LOST, tier="redis"),
+            CacheEvent(events.SHARED),
+            CacheEvent(events.UNLEASED),
+            CacheEvent(events.UNSTORED),
+            CacheEvent(events.TIER_DOWN, tier="redis"),
+            CacheEvent(events.TIER_UP, tier="redis"),
+            CacheEvent(events.INVALIDATED),
+        ]
+    )
+    assert (metrics.hits, metrics.misses, metrics.total, metrics.hit_rate) == (3, 2, 5, 0.6)
+    assert metrics.by_tier == {"redis": 2, "sql": 1}
+    assert metrics.seconds_saved == 3.0
+    transcripts = metrics.by_kind["transcript"]
+    assert (transcripts.hits, transcripts.misses, transcripts.bypassed, transcripts.hit_rate) == (2, 2, 1, 0.5)
+    assert transcripts.by_outcome == {"miss": 1, "expired": 1, "bypassed": 1}
+    assert (transcripts.stored_bytes, transcripts.lookup_seconds) == (15, 1.0)
+    assert (metrics.lost_writes, metrics.outages) == ({"redis": 1}, {"redis": 1})
+    assert (metrics.shared, metrics.unleased, metrics.unstored) == (1, 1, 1)
+
+
+def test_nothing_looked_up_is_no_division_by_zero() -> None:
+    assert (CacheMetrics().hit_rate, CacheMetrics().total) == (0.0, 0)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[EventLog]:
+    url = f"sqlite:///{tmp_path / 'events.db'}"
+    if request.param == "postgres":
+        url = cast("str", request.getfixturevalue("postgres_url"))
+    database = Database(url, timeout_seconds=10)
+    log = EventLog(database, f"n-{uuid4().hex}")
+    yield log
+    log.flush()
+    database.close()
+
+
+def test_events_come_back_as_they_were_in_order(log: EventLog) -> None:
+    origin = Origin("a.mp3", "transcribe", "run-1", "task-run-1", deferred=True)
+    with originating(origin):
+        sent = [lookup(Outcome.MISS, seconds=0.25), lookup(Outcome.HIT, "sql", seconds_saved=2.5, stored_bytes=7)]
+    log.record(sent)
+    assert log.of_run("run-1") == sent
+    assert log.of_key("transcript:1") == sent
+    assert log.since(sent[1].at) == sent[1:]
+    assert log.of_run("another run") == []
+
+
+def test_an_event_whose_origin_cannot_wait_is_there_at_once(log: EventLog) -> None:
+    with originating(Origin(flow_run_id="run-1", deferred=False)):
+        log.record([lookup(Outcome.MISS)])
+    other_process = EventLog(log._database, log._namespace)
+    assert len(other_process.of_run("run-1")) == 1
+
+
+def test_events_of_a_namespace_are_its_own(log: EventLog) -> None:
+    log.record([lookup(Outcome.MISS)])
+    assert EventLog(log._database, "another").since(0) == []
+    assert len(log.since(0)) == 1
+
+
+def test_the_events_of_a_key_can_be_forgotten(log: EventLog) -> None:
+    log.record([lookup(Outcome.MISS), lookup(Outcome.MISS, kind="search-results")])
+    assert log.forget(["transcript:1"]) == 1
+    assert [event.kind for event in log.since(0)] == ["search-results"]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        Origin(subject=os.fsdecode(b"caf\xe9.mp3")),
+        Origin(subject="nul\x00.mp3"),
+        Origin(subject="x" * 1000),
+        Origin(task="t" * 1000),
+    ],
+    ids=["name that is no UTF-8", "control character", "long subject", "long task"],
+)
+def test_no_name_of_a_file_or_task_keeps_events_from_being_written(log: EventLog, origin: Origin) -> None:
+    with originating(origin):
+        log.record([lookup(Outcome.MISS)])
+    log.record([lookup(Outcome.HIT, "sql")])
+    assert [event.outcome for event in log.since(0)] == ["miss", "hit"]
+
+
+def test_events_wait_for_a_database_that_is_down(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.write_text("in the way")
+    log = EventLog(Database(f"sqlite:///{folder / 'cache.db'}"), "n")
+    log.record([lookup(Outcome.MISS)])
+    log.flush()
+    folder.unlink()
+    assert len(log.since(0)) == 1
+    log._database.close()
+
+
+def test_a_cache_counts_and_records_what_it_does() -> None:
+    cache = TieredCache()
+    for _ in range(3):
+        assert cache.get_or_compute("transcript:1", lambda: "text", kind=TRANSCRIPT) == "text"
+    cache.invalidate(tag="recording:a")
+    assert (cache.metrics.hits, cache.metrics.misses) == (2, 1)
+    assert cache.metrics.by_tier == {"memory": 2}
+    kept = cache.parts.events.since(0)
+    assert [event.outcome for event in kept if event.action == events.LOOKUP] == ["miss", "hit", "hit"]
+    assert [event.reason for event in kept if event.action == events.INVALIDATED] == ["tag:recording:a"]
+    assert kept[0].reason, "a miss has a reason"
+    cache.close()
