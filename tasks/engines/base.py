@@ -1,5 +1,6 @@
 """What an engine is, and how one is chosen: a small configuration that is part of a transcript's key."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol, Self
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tasks.transcript import Transcript
 
+OPENAI_URL = "https://api.openai.com/v1"
 DEFAULT_MODELS = {"faster-whisper": "tiny.en", "openai": "whisper-1"}
 """Models by engine name, used where a configuration names none."""
 
@@ -70,6 +72,11 @@ class EngineConfig(BaseModel):
         """The model, or the engine's default."""
         return self.model or DEFAULT_MODELS[self.name]
 
+    @property
+    def endpoint(self) -> str:
+        """The endpoint: configured, else ``OPENAI_BASE_URL``, else OpenAI's own."""
+        return self.base_url or os.environ.get("OPENAI_BASE_URL", "").rstrip("/") or OPENAI_URL
+
     def resolved(self) -> Self:
         """Return the same configuration with `model` and `model_digest` filled in.
 
@@ -81,9 +88,7 @@ class EngineConfig(BaseModel):
             EngineError: The model is missing, or is not what it should be.
         """
         if self.name == "openai":
-            from tasks.engines.openai_audio import endpoint_url  # only for this engine
-
-            url = endpoint_url(self)
+            url = self.endpoint
             identity = {"base_url": url, "model_digest": f"endpoint:{url}/{self.model_name}"}
             return self.model_copy(update={"model": self.model_name, **identity})
         from tasks.engines.whisper_models import locate  # only for this engine

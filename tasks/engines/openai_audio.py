@@ -6,6 +6,7 @@ import functools
 import os
 from typing import TYPE_CHECKING, Final
 
+from tasks.engines.base import OPENAI_URL
 from tasks.errors import EndpointError, EngineError, TranscriptFormatError
 from tasks.subtitles import parse_json
 
@@ -18,17 +19,11 @@ if TYPE_CHECKING:
     from tasks.engines.base import EngineConfig
     from tasks.transcript import Transcript
 
-OPENAI_URL: Final = "https://api.openai.com/v1"
 KEY_VARIABLE: Final = "OPENAI_API_KEY"
 _RETRIES: Final = 5
 """The client waits between them: what the server's Retry-After says, else from 0.5 s doubling up to 8 s."""
 _TIMEOUT_SECONDS: Final = 600.0
 _TOO_LARGE: Final = 413
-
-
-def endpoint_url(config: EngineConfig) -> str:
-    """Return the endpoint: configured, else ``OPENAI_BASE_URL``, else OpenAI's own."""
-    return config.base_url or os.environ.get("OPENAI_BASE_URL", "").rstrip("/") or OPENAI_URL
 
 
 class OpenAIAudioEngine:
@@ -43,7 +38,7 @@ class OpenAIAudioEngine:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        self._url = endpoint_url(config)
+        self._url = config.endpoint
 
     def transcribe(self, audio: Path, *, language: str | None, vocabulary: Sequence[str]) -> Transcript:
         """Transcribe one recording; see `Engine`. Rate limits, 5xx and lost connections are retried."""

@@ -114,7 +114,7 @@ class ChatEnhancer:
         )
 
     def _connect(self) -> OpenAI:
-        from openai import OpenAI  # noqa: PLC0415  # an extra that takes 0.5 s to import
+        from openai import OpenAI  # an extra that takes 0.5 s to import
 
         key = self._settings.api_key
         if key is None and self._config.base_url == OPENAI_URL:
@@ -152,7 +152,7 @@ class ChatEnhancer:
         )
 
     def _complete(self, client: OpenAI, messages: list[ChatCompletionMessageParam]) -> ChatCompletion:
-        import openai  # noqa: PLC0415  # an extra, see above
+        import openai  # an extra, see above
 
         temperature = self._config.temperature
         try:

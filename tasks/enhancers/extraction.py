@@ -30,7 +30,7 @@ class _KeywordExtractor(Protocol):
 
 def split_sentences(text: str) -> list[str]:
     """Return the sentences of `text` in order, found with nupunkt's bundled Punkt model."""
-    import nupunkt  # noqa: PLC0415  # an extra, imported where it is used
+    import nupunkt  # an extra, imported where it is used
 
     found = cast("Iterable[str]", nupunkt.sent_tokenize(text))
     return [stripped for sentence in found if (stripped := sentence.strip())]
@@ -82,7 +82,7 @@ def find_keywords(text: str, language: str | None, vocabulary: Sequence[str] = (
 
 
 def _extractor(language: str) -> _KeywordExtractor:
-    import yake  # noqa: PLC0415  # an extra that takes 0.4 s to import
+    import yake  # an extra that takes 0.4 s to import
 
     make = cast("functools.partial[_KeywordExtractor]", yake.KeywordExtractor)
     return make(lan=language, n=MAX_KEYWORD_WORDS, top=3 * MAX_KEYWORDS)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tasks.audio import ChunkOptions
+    from tasks.media.options import ChunkOptions
 
 _STEP_MS: Final = 20
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from fsspec.core import OpenFile
 
-    from tasks.audio import AudioOptions
+    from tasks.media.options import AudioOptions
 
 _BLOCK: Final = SAMPLE_RATE * 4
 """Sound is worked on in blocks of 4 s, however the container cut it: equal sound gives equal arithmetic."""
