@@ -90,7 +90,7 @@ def assemble(settings: CacheSettings, clock: Callable[[], float], record: Record
         writer=Writer(chain, blobs, namespace, clock, record),
         generations=generations,
         invalidator=invalidator,
-        leases=LeaseKeeper(book),
+        leases=LeaseKeeper(book, breakers["sql" if client is None else "redis"]),
         events=EventLog(database, namespace),
     )
 

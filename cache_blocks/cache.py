@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from cache_blocks import events
 from cache_blocks.assembly import Parts, assemble
 from cache_blocks.calls import Call, Found
+from cache_blocks.computing import Computations
 from cache_blocks.entry import Lookup, Outcome, check_key, check_tags
-from cache_blocks.errors import BlobMissingError, InvalidKeyError, TierUnavailableError, UnsupportedValueError
-from cache_blocks.flights import Flight, Ticket, computing
+from cache_blocks.errors import InvalidKeyError
+from cache_blocks.flights import Ticket
 from cache_blocks.invalidation import Invalidation, scope_of
 from cache_blocks.metrics import CacheMetrics
 from cache_blocks.plan import Request
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from cache_blocks.blobs import BlobStore
     from cache_blocks.kinds import CacheKind
     from cache_blocks.maintenance import Collected, Stats, Verified
-    from cache_blocks.values import Encoded
 
 logger = logging.getLogger("cache_blocks")
 
@@ -73,6 +73,11 @@ class TieredCache:
                 if self._parts is None:
                     self._parts = assemble(self.settings, self._clock, self.record)
         return self._parts
+
+    @property
+    def computations(self) -> Computations:
+        """What happens on a miss."""
+        return Computations(self.parts, self.record, writes=self.settings.mode == "on")
 
     @property
     def reader(self) -> Reader:
@@ -158,84 +163,7 @@ class TieredCache:
 
     def compute(self, call: Call, function: Callable[[], Any], *, refresh: bool = False) -> Any:
         """Compute what a lookup has missed, or take the result of whoever computes it already."""
-        flight = self.flight(call, refresh=refresh)
-        while (turn := flight.step()).wait:
-            time.sleep(turn.wait)
-        if turn.hit is not None:
-            return self.share(call, turn.hit)
-        ticket = turn.ticket or Ticket(call.key)
-        try:
-            with computing(ticket):
-                value = function()
-        except BaseException:
-            self.give_up(ticket)
-            raise
-        return self.keep(call, ticket, value)
-
-    def flight(self, call: Call, *, refresh: bool = False) -> Flight:
-        """Return the way from a miss to a result, to be stepped by who wants it; a refresh waits for nobody."""
-        writes = self.settings.mode == "on"
-
-        def unleased(why: str) -> None:
-            self.record([events.CacheEvent(events.UNLEASED, call.kind.name, call.key, reason=why)])
-
-        return Flight(
-            call.key,
-            call.scopes,
-            look=lambda: self.reader.find([call.request], call.annotation)[call.key],
-            leases=self.parts.leases if writes and not refresh else None,
-            generations=self.parts.generations if writes else None,
-            on_unleased=unleased,
-        )
-
-    def share(self, call: Call, found: Found) -> Any:
-        """Return the result of an equal call that a flight has met, and record that it was shared."""
-        saved = found.lookup.entry.compute_seconds if found.lookup.entry else 0.0
-        kind, tier = call.kind.name, found.lookup.tier
-        self.record([events.CacheEvent(events.SHARED, kind, call.key, tier=tier, seconds_saved=saved)])
-        return found.value
-
-    def keep(self, call: Call, ticket: Ticket, value: Any, *, only_if_equal: bool = False) -> Any:
-        """Store a computed value and return it as a later hit will; what cannot be encoded is returned as it is.
-
-        Args:
-            call: What was computed.
-            ticket: The right to store it.
-            value: The result.
-            only_if_equal: Refuse a value that would come back different, because its caller has it already.
-        """
-        seconds = time.monotonic() - ticket.started
-        stored = False
-        try:
-            if only_if_equal:
-                self.writer.check_equal(call, value)
-            encoded = self.writer.encode(call, value)
-            stored = self._store(call, ticket, encoded, seconds)
-            return value if encoded.files and not stored else self.reader.value_of_json(encoded.json, call.annotation)
-        except UnsupportedValueError as error:
-            logger.error("result of %s is not cached: %s", call.key, error)  # noqa: TRY400 - the message says it all
-            self._unstored(call, error)
-            return value
-        finally:
-            self._release(ticket, failed=False)
-
-    def _store(self, call: Call, ticket: Ticket, encoded: Encoded, seconds: float) -> bool:
-        """Store, and report rather than raise what the tiers do not take; return whether it was stored."""
-        if self.settings.mode != "on":
-            return False
-        try:
-            self.writer.store(call, ticket, encoded, seconds)
-        except (BlobMissingError, TierUnavailableError) as error:
-            self._unstored(call, error)
-            return False
-        return True
-
-    def _unstored(self, call: Call, error: Exception) -> None:
-        self.record([events.CacheEvent(events.UNSTORED, call.kind.name, call.key, reason=str(error))])
-
-    def give_up(self, ticket: Ticket) -> None:
-        """Let the waiters of a failed computation go on."""
-        self._release(ticket, failed=True)
+        return self.computations.run(call, function, refresh=refresh)
 
     # Storing
 
@@ -274,10 +202,6 @@ class TieredCache:
         self.writer.store(
             call, Ticket(call.key, "", fence, generations), self.writer.encode(call, value), compute_seconds
         )
-
-    def _release(self, ticket: Ticket, *, failed: bool) -> None:
-        if ticket.token:
-            self.parts.leases.release(ticket.key, ticket.token, failed=failed)
 
     # Forgetting
 

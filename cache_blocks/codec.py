@@ -21,7 +21,7 @@ import orjson
 from blake3 import blake3
 
 from cache_blocks.entry import Entry, check_key
-from cache_blocks.errors import CorruptEntryError, InvalidKeyError, UnknownVersionError
+from cache_blocks.errors import CorruptEntryError, InvalidKeyError, UnknownVersionError, UnsupportedValueError
 
 MAGIC: Final = b"PCBE"
 VERSION: Final = 1
@@ -57,8 +57,15 @@ def payload_of(entry: Entry) -> bytes:
 
 
 def pack(entry: Entry, *, with_manifest: bool = True) -> bytes:
-    """Return the envelope of an entry; without its manifest where a copy has to stay small."""
-    header = orjson.dumps(_header(entry, with_manifest=with_manifest))
+    """Return the envelope of an entry; without its manifest where a copy has to stay small.
+
+    Raises:
+        UnsupportedValueError: Manifest or tags hold what JSON does not have.
+    """
+    try:
+        header = orjson.dumps(_header(entry, with_manifest=with_manifest))
+    except orjson.JSONEncodeError as error:
+        raise UnsupportedValueError(f"{entry.key}: manifest or tags cannot be written as JSON: {error}") from error
     prefix = _PREFIX.pack(MAGIC, VERSION, 0, entry.fence, len(header))
     digest = _digest(prefix, header, entry.payload)
     return b"".join((prefix, digest, header, entry.payload))

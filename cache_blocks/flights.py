@@ -105,7 +105,7 @@ class Flight:
 
     def _step(self, leases: LeaseKeeper) -> Turn:
         if self._waited_for:
-            view = leases.book.view(self._key)
+            view = leases.view(self._key)
             if view.state is LeaseState.HELD and view.token == self._waited_for:
                 return self._again()
             if view.state is LeaseState.FAILED and view.token == self._waited_for:

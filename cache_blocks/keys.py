@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import enum
+import functools
 import pathlib
 import textwrap
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -25,6 +27,8 @@ CacheTag = str | Callable[[dict[str, Any]], "str | Iterable[str]"]
 """A tag, or a function of the task's arguments that gives one or several."""
 
 _SHOWN_CHARACTERS: Final = 80
+_parsing = threading.Lock()  # CPython 3.11 cannot build two syntax trees at the same time (SystemError)
+_NOT_CODE: Final = frozenset({"kind", "type_comment", "type_ignores"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,14 +70,16 @@ class BuiltKey:
     manifest: dict[str, Any]
 
 
+@functools.lru_cache(maxsize=1024)
 def normalise_source(source: str) -> str:
-    """Return a function's source without comments, formatting, docstring and decorators.
+    """Return what a function's source says, without comments, formatting, docstring and decorators.
 
     Decorators configure how Prefect runs the task, not what it computes. A source that does not parse on its
     own, such as a lambda's, is returned as it is.
     """
     try:
-        tree = ast.parse(textwrap.dedent(source))
+        with _parsing:
+            tree = ast.parse(textwrap.dedent(source))
     except SyntaxError:
         return source
     for node in ast.walk(tree):
@@ -81,7 +87,18 @@ def normalise_source(source: str) -> str:
             node.decorator_list = []
             if ast.get_docstring(node, clean=False) is not None:
                 node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+    return _canonical(tree)
+
+
+def _canonical(node: Any) -> str:
+    """Return a syntax tree as text; `ast.unparse` and `ast.dump` differ between Python versions."""
+    if isinstance(node, ast.AST):
+        fields = ((name, value) for name, value in ast.iter_fields(node) if name not in _NOT_CODE)
+        said = ",".join(f"{name}={_canonical(value)}" for name, value in fields if value is not None and value != [])
+        return f"{type(node).__name__}({said})"
+    if isinstance(node, list):
+        return f"[{','.join(_canonical(item) for item in cast('list[Any]', node))}]"
+    return ascii(node)
 
 
 def build_key(

@@ -7,10 +7,11 @@ that those who waited for it go on at once and not one after another.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import threading
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
@@ -24,6 +25,7 @@ from cache_blocks.tiers.base import describe
 
 if TYPE_CHECKING:
     from cache_blocks.database import Database
+    from cache_blocks.tiers.breaker import Breaker
 
 logger = logging.getLogger("cache_blocks")
 
@@ -205,24 +207,25 @@ class LeaseKeeper:
 
     Args:
         book: Where the leases are.
-        on_lost: Called with the key of a lease that turned out to be another's.
+        breaker: Breaker of that place.
     """
 
-    def __init__(self, book: LeaseBook, on_lost: Callable[[str], None] | None = None) -> None:
-        self.book = book
-        self._on_lost = on_lost
+    def __init__(self, book: LeaseBook, breaker: Breaker) -> None:
+        self._book = book
+        self._breaker = breaker
         self._held: dict[str, str] = {}
         self._wake = threading.Condition()
         self._running = False
+        _keepers.add(self)
 
-    def token_of(self, key: str) -> str | None:
-        """Return the attempt of this process that computes the key, if there is one."""
-        return self._held.get(key)
+    def view(self, key: str) -> LeaseView:
+        """Return what there is; see `LeaseBook.view`."""
+        return self._breaker.call(self._book.view, key)
 
     def acquire(self, key: str) -> LeaseView:
         """Take a lease and keep it renewed; see `LeaseBook.acquire`."""
         token = secrets.token_hex(12)
-        view = self.book.acquire(key, token)
+        view = self._breaker.call(self._book.acquire, key, token)
         if view.state is LeaseState.MINE:
             with self._wake:
                 self._held[key] = view.token
@@ -238,7 +241,7 @@ class LeaseKeeper:
                 del self._held[key]
             self._wake.notify_all()
         try:
-            self.book.release(key, token, failed=failed)
+            self._breaker.call(self._book.release, key, token, failed=failed)
         except TierUnavailableError as error:
             logger.debug("lease of %s ends by itself: %s", key, error)
 
@@ -251,7 +254,7 @@ class LeaseKeeper:
     def _renew_all(self) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: not self._held, timeout=self.book.seconds / 3)
+                self._wake.wait_for(lambda: not self._held, timeout=self._book.seconds / 3)
                 if not self._held:
                     self._running = False
                     return
@@ -261,12 +264,24 @@ class LeaseKeeper:
 
     def _renew(self, key: str, token: str) -> None:
         try:
-            kept = self.book.renew(key, token)
+            kept = self._breaker.call(self._book.renew, key, token)
         except TierUnavailableError as error:
             logger.debug("lease of %s not renewed this time: %s", key, error)
             return
-        if not kept and self._held.get(key) == token:
+        if not kept:
             with self._wake:
-                self._held.pop(key, None)
-            if self._on_lost is not None:
-                self._on_lost(key)
+                if self._held.get(key) == token:
+                    del self._held[key]
+            logger.warning("lease of %s has gone to another; its result will not win", key)
+
+
+_keepers: weakref.WeakSet[LeaseKeeper] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for keeper in list(_keepers):
+        keeper.forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

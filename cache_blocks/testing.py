@@ -14,7 +14,7 @@ A plugin's test module needs two fixtures and gets the whole suite::
 This is the one module of the package that imports pytest.
 """
 
-# ruff: noqa: S101, PLR2004 - a suite for pytest, in which assert is how to say what must hold
+# ruff: noqa: S101, PLR2004, D102 - a suite for pytest: assert says what must hold, a test's name what it shows
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ import pydantic_core
 
 from cache_blocks.errors import CorruptEntryError, UnsupportedValueError
 from cache_blocks.files import CachedFile
-from cache_blocks.wrapping import WAY_OUT, check_text_tree, unwrap, wrap
+from cache_blocks.wrapping import WAY_OUT, check_text_tree, refuse_file_contents, unwrap, wrap
 
 _PLAIN: Final = (Any, object, None, type(None), bool, int, float, str, list, dict)
 _JSON_BYTES = pydantic.ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
@@ -113,6 +113,8 @@ class ValueCodec:
             )
 
     def _dump(self, adapter: pydantic.TypeAdapter[Any], value: Any, files: list[CachedFile]) -> Any:
+        if isinstance(value, bytes):
+            refuse_file_contents(value, "value")
         context: dict[str, Any] = {"files": files}
         try:
             jsonable = adapter.dump_python(

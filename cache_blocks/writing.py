@@ -62,7 +62,7 @@ class Writer:
                 "that this run has returned; annotate the task's return type, or use cached_task"
             )
 
-    def store(self, call: Call, ticket: Ticket, encoded: Encoded, seconds: float) -> None:
+    def store(self, call: Call, ticket: Ticket, encoded: Encoded, seconds: float) -> bool:
         """Store what a ticket's computation gave, blobs first, so that no entry refers to what is not there.
 
         Args:
@@ -71,17 +71,21 @@ class Writer:
             encoded: The value.
             seconds: What computing took; results below the kind's ``admit_seconds`` are not kept.
 
+        Returns:
+            Whether it is kept.
+
         Raises:
             UnsupportedValueError: It is larger than its kind keeps.
             BlobMissingError: A produced file is gone.
             TierUnavailableError: No tier took it, or SQL does not say what has been invalidated.
         """
         if seconds < call.kind.admit_seconds:
-            return
+            return False
         entry = self._entry(call, ticket, encoded, seconds)
         for file in encoded.files:
             self._blobs.put(file)
         self._write(entry)
+        return True
 
     def _entry(self, call: Call, ticket: Ticket, encoded: Encoded, seconds: float) -> Entry:
         if ticket.generations is None:

@@ -164,9 +164,8 @@ def _twice(environment: dict[str, str]) -> None:
     first_seconds, second_seconds = first["batch"]["seconds"], second["batch"]["seconds"]
     lookups, computing = second["lookup_seconds"], second["seconds_saved"] + second["lookup_seconds"]
     console.rule()
-    console.print(
-        f"{first_seconds:.1f} s, then {second_seconds:.1f} s: {lookups:.2f} s of lookups in place of {computing:.1f} s of computing."
-    )
+    console.print(f"{first_seconds:.1f} s, then {second_seconds:.1f} s:", end=" ")
+    console.print(f"{lookups:.2f} s of lookups in place of {computing:.1f} s of computing.")
     console.print(f"  outputs  {OUTPUT}: txt, srt, vtt and json per file, and index.json")
     console.print(f"  report   {REPORT}; in the Prefect UI it is the run's artifact cache-report")
     console.print("  cache    CACHE_BLOCKS_HOME=.demo/cache .venv/bin/cache-blocks stats")

@@ -7,20 +7,33 @@ carries it to Prefect's questions (exists? read!) and to the wrapped function, w
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from cache_blocks import events
-from cache_blocks.cache import Call, Found, TieredCache
+from cache_blocks.cache import TieredCache
+from cache_blocks.calls import Call, Found
 from cache_blocks.entry import Lookup, Outcome
 from cache_blocks.errors import CacheError, UnhashableArgumentError
 from cache_blocks.events import CacheEvent, Origin, originating
 from cache_blocks.flights import Ticket, Turn, computing
+from cache_blocks.wording import seconds_in_words
 
 LoggerLike = logging.Logger | logging.LoggerAdapter[Any]
+
+
+def describe(kind: str, subject: str, lookup: Lookup) -> str:
+    """Return the line on a lookup, such as "hit transcript a.mp3 from redis, saved 2.1 s"."""
+    if lookup.entry is None:
+        outcome = "miss" if lookup.outcome is Outcome.MISS else f"miss ({lookup.outcome.value})"
+        return f"{outcome} {kind} {subject}: {lookup.reason}"
+    saved = max(lookup.entry.compute_seconds - lookup.seconds, 0.0)
+    return f"hit {kind} {subject} from {lookup.tier}, saved {seconds_in_words(saved)}"
 
 
 @dataclass(slots=True)
@@ -47,6 +60,8 @@ class Attempt:
     taken: bool = False
     found: Found | None = field(default=None)
     ticket: Ticket | None = field(default=None)
+    value: Any = None
+    ended: float = 0.0
 
     @property
     def key(self) -> str | None:
@@ -58,32 +73,29 @@ class Attempt:
         if self.call is None:
             return False
         if self.found is None:
-            with self.attributed():
-                self.found = self.cache.find([self.call.request], self.call.annotation)[self.call.key]
-            self.logger.info(self.describe(self.found.lookup))
+            self.found = self._find(self.call)
+            self.logger.info(describe(self.call.kind.name, self.origin.subject, self.found.lookup))
             if not self.found.lookup.is_hit:
                 self.prepare()
         return self.found.lookup.is_hit
 
+    def _find(self, call: Call) -> Found:
+        try:
+            with self.attributed():
+                return self.cache.find([call.request], call.annotation)[call.key]
+        except Exception as error:
+            self.logger.exception("lookup of %s failed for a reason that was not foreseen", call.key)
+            return Found(Lookup(Outcome.MISS, reason=repr(error)))
+
     def prepare(self) -> None:
         """Number the computation that Prefect is about to run by itself, without our wrapper."""
         if not self.wrapped and self.call is not None:
-            self.ticket = self.cache.flight(self.call, refresh=True).step().ticket
+            self.ticket = self.cache.computations.flight(self.call, refresh=True).step().ticket
 
-    def bypass(self, reason: str) -> None:
-        """Record that this call looked away."""
-        kind = self.call.kind.name if self.call else ""
-        lookup = Lookup(Outcome.BYPASSED, reason=reason)
+    def bypass(self, kind: str, reason: str) -> None:
+        """Record that this call, of this kind, looked away."""
         with self.attributed():
-            self.cache.record([CacheEvent(events.LOOKUP, kind, self.key or "", lookup.outcome, reason=reason)])
-
-    def describe(self, lookup: Lookup) -> str:
-        """Return the line on a lookup, such as "hit transcript a.mp3 from redis, saved 2.1 s"."""
-        what = f"{self.call.kind.name if self.call else ''} {self.origin.subject}".strip()
-        if lookup.entry is None:
-            outcome = "miss" if lookup.outcome is Outcome.MISS else f"miss ({lookup.outcome.value})"
-            return f"{outcome} {what}: {lookup.reason}"
-        return f"hit {what} from {lookup.tier}, saved {lookup.entry.compute_seconds - lookup.seconds:.1f} s"
+            self.cache.record([CacheEvent(events.LOOKUP, kind, self.key or "", Outcome.BYPASSED, reason=reason)])
 
     def run(self, function: Callable[[], Any]) -> Any:
         """Compute, or take the result of whoever computes it already."""
@@ -95,30 +107,35 @@ class Attempt:
         """Do as `run` does, and leave the event loop free."""
         call = self._take()
         with self.attributed():
-            flight = self.cache.flight(call, refresh=self.refresh)
-            while (turn := await self._step(flight.step)).wait:
+            flight = self.cache.computations.flight(call, refresh=self.refresh)
+            while (turn := await self._step(flight.step)).wait:  # noqa: ASYNC110 - another process has no event for us
                 await asyncio.sleep(turn.wait)
             if turn.hit is not None:
-                return await asyncio.to_thread(self.cache.take, call, turn.hit)
+                return self.cache.computations.share(call, turn.hit)
             ticket = turn.ticket or Ticket(call.key)
             try:
                 with computing(ticket):
                     value = await function()
             except BaseException:
-                await asyncio.shield(asyncio.to_thread(self.cache.give_up, ticket))
+                await asyncio.shield(asyncio.to_thread(self.cache.computations.give_up, ticket))
                 raise
-            return await asyncio.to_thread(self.cache.keep, call, ticket, value)
+            return await asyncio.to_thread(self.cache.computations.keep, call, ticket, value)
 
-    def store(self, value: Any) -> None:
+    def computed(self, value: Any, *, stored_later: bool) -> None:
+        """Note what Prefect computed by itself; a copy, if a transaction stores it after its caller may change it."""
+        self.ended = time.monotonic()
+        self.value = _copy_of(value) if stored_later and not self.wrapped else value
+
+    def store(self) -> None:
         """Store what Prefect computed by itself, if it comes back equal; say so if it does not."""
         if self.wrapped or self.call is None or self.ticket is None:
             return
+        self.ticket.started += time.monotonic() - self.ended  # a transaction's time is not the task's
         with self.attributed():
-            decoded = self.cache.keep(self.call, self.ticket, value, only_if_equal=True)
-        del decoded
+            self.cache.computations.keep(self.call, self.ticket, self.value, only_if_equal=True)
 
     @contextmanager
-    def attributed(self) -> Iterator[None]:
+    def attributed(self) -> Generator[None]:
         """Attribute events to this task run."""
         with originating(self.origin):
             yield
@@ -140,5 +157,12 @@ class Attempt:
         except asyncio.CancelledError:
             turn = await stepping
             if turn.ticket is not None:
-                await asyncio.to_thread(self.cache.give_up, turn.ticket)
+                await asyncio.to_thread(self.cache.computations.give_up, turn.ticket)
             raise
+
+
+def _copy_of(value: Any) -> Any:
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # noqa: BLE001 - what cannot be copied cannot be stored either, which storing it will say
+        return value

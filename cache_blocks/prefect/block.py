@@ -12,7 +12,7 @@ from pydantic import Field, HttpUrl, SecretStr
 from cache_blocks import codec
 from cache_blocks.cache import TieredCache
 from cache_blocks.errors import CacheError
-from cache_blocks.prefect.serializer import mark
+from cache_blocks.prefect.serializer import key_of, mark
 from cache_blocks.settings import CacheSettings, Mode
 
 _DOCUMENTATION = "https://docs.prefect.io/v3/concepts/caching"
@@ -67,7 +67,7 @@ class TieredCacheBlock(WritableFileSystem):
         return await asyncio.to_thread(self._read, path)
 
     @async_dispatch(aread_path)
-    def read_path(self, path: str) -> bytes:
+    def read_path(self, path: str) -> bytes:  # pyright: ignore[reportIncompatibleMethodOverride] - as Prefect's own blocks do
         """Return the result under a key, for Prefect.
 
         Raises:
@@ -80,7 +80,7 @@ class TieredCacheBlock(WritableFileSystem):
         self._refuse(path, content)
 
     @async_dispatch(awrite_path)
-    def write_path(self, path: str, content: bytes) -> None:
+    def write_path(self, path: str, content: bytes) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - the same
         """Refuse: entries need a kind and a lifetime, which a bare write does not have."""
         self._refuse(path, content)
 
@@ -88,11 +88,12 @@ class TieredCacheBlock(WritableFileSystem):
         """Tell Prefect that keys are not paths."""
         del path
 
-    def _read(self, key: str) -> bytes:
+    def _read(self, path: str) -> bytes:
+        key = key_of(path)
         found = self.cache().lookup(key)
         if found.entry is None:
             raise CacheError(f"the result {key} is no longer cached: {found.reason}")
-        return mark(codec.payload_of(found.entry))
+        return mark(codec.payload_of(found.entry), path)
 
     @staticmethod
     def _refuse(path: str, content: bytes) -> None:

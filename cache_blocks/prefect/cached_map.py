@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
-from prefect.context import FlowRunContext
-from prefect.futures import PrefectFuture, PrefectFutureList
+from prefect._internal.result_records import ResultRecord, ResultRecordMetadata
+from prefect.futures import PrefectFuture, PrefectFutureList, PrefectTaskRunFuture
 from prefect.logging import get_run_logger
-from prefect.states import Completed, State
+from prefect.settings import get_current_settings
+from prefect.states import Completed
 from prefect.tasks import Task
-from prefect.utilities.annotations import allow_failure, quote, unmapped
-from prefect.utilities.callables import get_call_parameters
+from prefect.utilities.annotations import allow_failure, opaque, quote
+from prefect.utilities.callables import expand_mapping_parameters, get_call_parameters
+from prefect.utilities.engine import resolve_inputs_sync
 
-from cache_blocks.cache import Call, Found, TieredCache
-from cache_blocks.errors import CacheError, ConfigurationError
-from cache_blocks.events import Origin, originating
-from cache_blocks.keys import named_files
-from cache_blocks.prefect.origin import owns_flow_run
+from cache_blocks.cache import TieredCache
+from cache_blocks.calls import Call
+from cache_blocks.errors import ConfigurationError
+from cache_blocks.events import originating
+from cache_blocks.prefect.attempt import describe
+from cache_blocks.prefect.origin import origin_of_item
 from cache_blocks.prefect.policy import TieredCachePolicy
 from cache_blocks.prefect.report import report_when_run_ends
+from cache_blocks.prefect.serializer import TieredCacheSerializer
 from cache_blocks.values import return_annotation
 
 
-class CachedFuture(PrefectFuture[Any]):
-    """A hit as a future: done, without a task run.
+class CachedFuture(PrefectTaskRunFuture[Any]):
+    """A hit as a future: done, in a state named Cached, without a task run.
 
     Args:
+        key: Key of the result.
         value: The cached result.
     """
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, key: str, value: Any) -> None:
         super().__init__(uuid4())
         self._value = value
-        self._final_state = Completed(data=value, name="Cached")
+        # In a record, because Prefect takes a state without data for one whose result is lost, and None is a result.
+        metadata = ResultRecordMetadata(storage_key=key, serializer=TieredCacheSerializer())
+        self._final_state = Completed(data=ResultRecord(result=value, metadata=metadata), name="Cached")
 
     def wait(self, timeout: float | None = None) -> None:
         """Return at once."""
         del timeout
 
-    async def wait_async(self, timeout: float | None = None) -> None:
+    async def wait_async(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - Prefect's signature
         """Return at once."""
         del timeout
 
@@ -49,7 +58,7 @@ class CachedFuture(PrefectFuture[Any]):
         del timeout, raise_on_failure
         return self._value
 
-    async def result_async(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:  # noqa: FBT001, FBT002
+    async def result_async(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:  # noqa: ASYNC109, FBT001, FBT002 - the same
         """Return the cached result."""
         del timeout, raise_on_failure
         return self._value
@@ -57,11 +66,6 @@ class CachedFuture(PrefectFuture[Any]):
     def add_done_callback(self, fn: Callable[[PrefectFuture[Any]], None]) -> None:
         """Call back at once: a hit is done."""
         fn(self)
-
-    @property
-    def state(self) -> State[Any]:
-        """A completed state named Cached."""
-        return self._final_state
 
 
 def cached_map(task: Task[..., Any], *args: Any, **kwargs: Any) -> PrefectFutureList[Any]:
@@ -77,71 +81,55 @@ def cached_map(task: Task[..., Any], *args: Any, **kwargs: Any) -> PrefectFuture
 
     Raises:
         ConfigurationError: The task has no tiered cache.
+        MappingLengthMismatch: The iterables differ in length. Like all that ``task.map`` raises, it is Prefect's.
     """
+    given = get_call_parameters(task.fn, args, kwargs, apply_defaults=False)
+    items = expand_mapping_parameters(task.fn, resolve_inputs_sync(given, max_depth=0))
     policy = task.cache_policy
-    if not isinstance(policy, TieredCachePolicy):
+    hits: list[CachedFuture | None] = [None] * len(items)
+    if isinstance(policy, TieredCachePolicy):
+        cache = policy.cache or TieredCache.from_settings()
+        if cache.settings.mode != "off" and not policy.refreshes(task):
+            report_when_run_ends(cache)
+            hits = _hits(cache, policy, task, items)
+    elif not get_current_settings().tasks.disable_caching:
         msg = f"cached_map: task {task.name!r} has no tiered cache; make it with cached_task"
         raise ConfigurationError(msg)
-    items = _items(task, args, kwargs)
-    cache = policy.cache or TieredCache.from_settings()
-    if cache.settings.mode == "off" or policy.refreshes(task):
-        return PrefectFutureList([task.submit(**item) for item in items])
-    report_when_run_ends(cache)
+    futures = [hit or task.submit(**item) for item, hit in zip(items, hits, strict=True)]
+    return PrefectFutureList(futures)  # pyright: ignore[reportAbstractUsage] - so does Prefect
+
+
+def _hits(
+    cache: TieredCache, policy: TieredCachePolicy, task: Task[..., Any], items: Sequence[dict[str, Any]]
+) -> list[CachedFuture | None]:
+    """Look all items up at once and return the hits. A miss is recorded by its task run, which looks again."""
     calls = [_call(policy, task, item) for item in items]
-    found = _find(cache, task, items, calls)
-    return PrefectFutureList(
-        [
-            CachedFuture(found[call.key].value) if call and found[call.key].lookup.is_hit else task.submit(**item)
-            for item, call in zip(items, calls, strict=True)
-        ]
-    )
-
-
-def _find(
-    cache: TieredCache, task: Task[..., Any], items: Sequence[dict[str, Any]], calls: Sequence[Call | None]
-) -> dict[str, Found]:
-    """Look all keys up at once; a miss is recorded by its own task run, which looks again."""
     requests = {call.key: call.request for call in calls if call is not None}
     found = cache.peek(list(requests.values()), return_annotation(task.fn))
-    hits = 0
+    hits: list[CachedFuture | None] = []
+    logger = get_run_logger()
     for item, call in zip(items, calls, strict=True):
-        if call is not None and found[call.key].lookup.is_hit:
-            hits += 1
-            with originating(_origin(task, item)):
-                cache.record_lookup(call.key, found[call.key].lookup)
-    get_run_logger().info("%d of %d items of %s were cached", hits, len(items), task.name)
-    return found
+        if call is None or not found[call.key].lookup.is_hit:
+            hits.append(None)
+            continue
+        hit = found[call.key]
+        found[call.key] = replace(hit, value=copy.deepcopy(hit.value))  # an equal item gets a value of its own
+        origin = origin_of_item(task, item, policy.cache_ignore)
+        with originating(origin):
+            cache.record_lookup(call.key, hit.lookup)
+        logger.info(describe(call.kind.name, origin.subject, hit.lookup))
+        hits.append(CachedFuture(call.key, hit.value))
+    logger.info("%d of %d items of %s were cached", len(hits) - hits.count(None), len(items), task.name)
+    return hits
 
 
 def _call(policy: TieredCachePolicy, task: Task[..., Any], item: dict[str, Any]) -> Call | None:
     """Return the call of an item; None when it has none yet (a future) or never will, which its task run reports."""
-    if policy.others or any(isinstance(value, PrefectFuture | allow_failure | quote) for value in item.values()):
+    if policy.others or any(
+        isinstance(value, PrefectFuture | allow_failure | opaque | quote) for value in item.values()
+    ):
         return None
     try:
         return policy.call_of(task, item)
-    except (CacheError, OSError):
+    except Exception:  # noqa: BLE001 - whatever it is, the task run meets it again and says it
         return None
-
-
-def _origin(task: Task[..., Any], item: dict[str, Any]) -> Origin:
-    context = FlowRunContext.get()
-    flow_run_id = str(context.flow_run.id) if context is not None and context.flow_run is not None else ""
-    subject = item.get("name") or next(iter(named_files(item.values())), task.name)
-    return Origin(str(subject), task.name, flow_run_id, deferred=context is None or owns_flow_run())
-
-
-def _items(task: Task[..., Any], args: Iterable[Any], kwargs: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the arguments of each item by parameter name, as ``task.map`` would pair them."""
-    given = get_call_parameters(task.fn, tuple(args), kwargs, apply_defaults=False)
-    same = {name: value.value for name, value in given.items() if isinstance(value, unmapped)}
-    mapped = {
-        name: list(value) for name, value in given.items() if name not in same and not isinstance(value, str | bytes)
-    }
-    same |= {name: value for name, value in given.items() if name not in same and name not in mapped}
-    lengths = {name: len(values) for name, values in mapped.items()}
-    if len(set(lengths.values())) != 1:
-        msg = f"cached_map: iterables of one common length are expected, not {lengths or 'none'}"
-        raise ConfigurationError(msg)
-    length = next(iter(lengths.values()))
-    defaults = get_call_parameters(task.fn, (), {**same, **dict.fromkeys(mapped)}, apply_defaults=True)
-    return [{**defaults, **same, **{name: values[i] for name, values in mapped.items()}} for i in range(length)]

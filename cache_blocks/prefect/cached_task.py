@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, ParamSpec, TypeVar, cast, overload
+from typing import Any, Final, ParamSpec, TypeVar, overload
 
 from prefect.context import TaskRunContext
-from prefect.tasks import Task, task
+from prefect.tasks import Task
 
 from cache_blocks.errors import ConfigurationError
 from cache_blocks.keys import CacheTag
@@ -17,6 +17,7 @@ from cache_blocks.prefect.attempt import Attempt
 from cache_blocks.prefect.policy import TieredCachePolicy
 from cache_blocks.prefect.result_store import TieredResultStore
 from cache_blocks.prefect.serializer import declare
+from cache_blocks.prefect.task import CachedTask
 from cache_blocks.values import codec_of, return_annotation
 
 P = ParamSpec("P")
@@ -90,8 +91,9 @@ def cached_task(
         kind, cache_version=cache_version, cache_ignore=cache_ignore, cache_tags=cache_tags, wrapped=True
     )
     wrapped = _wrap_async(fn) if inspect.iscoroutinefunction(fn) else _wrap(fn)
-    options = prefect_task_options | {"cache_policy": policy, "cache_result_in_memory": False}
-    return cast("Any", task)(wrapped, **options)
+    ours: dict[str, Any] = {"cache_policy": policy, "cache_result_in_memory": False}
+    options: dict[str, Any] = {"log_prints": None} | prefect_task_options | ours
+    return CachedTask(wrapped, **options)
 
 
 def _check(fn: Callable[..., Any], options: dict[str, Any]) -> None:

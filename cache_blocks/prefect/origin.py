@@ -13,6 +13,7 @@ from cache_blocks.keys import named_files
 
 if TYPE_CHECKING:
     from prefect.context import TaskRunContext
+    from prefect.tasks import Task
 
 
 def owns_flow_run() -> bool:
@@ -33,6 +34,16 @@ def origin_of(context: TaskRunContext, arguments: Mapping[str, Any], ignored: Se
         task=context.task.name,
         flow_run_id=str(run.flow_run_id or runtime_flow_run.id or ""),
         task_run_id=str(run.id),
+        deferred=FlowRunContext.get() is None or owns_flow_run(),
+    )
+
+
+def origin_of_item(task: Task[..., Any], arguments: Mapping[str, Any], ignored: Sequence[str]) -> Origin:
+    """Return the origin of a lookup for which there is no task run, with the subject as in `origin_of`."""
+    return Origin(
+        subject=_subject(arguments, ignored) or task.name,
+        task=task.name,
+        flow_run_id=str(runtime_flow_run.id or ""),
         deferred=FlowRunContext.get() is None or owns_flow_run(),
     )
 

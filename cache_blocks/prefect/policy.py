@@ -7,18 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefect.cache_policies import CachePolicy
+from prefect.cache_policies import CachePolicy, CompoundCachePolicy
 from prefect.context import TaskRunContext
 from prefect.logging import get_logger, get_run_logger
 from prefect.settings import get_current_settings
 from prefect.tasks import Task
 
-from cache_blocks.cache import Call, TieredCache
+from cache_blocks.cache import TieredCache
+from cache_blocks.calls import Call
 from cache_blocks.errors import CacheError, ConfigurationError, UnhashableArgumentError
 from cache_blocks.keys import CacheTag, TaskIdentity, build_key
 from cache_blocks.kinds import CacheKind
 from cache_blocks.prefect.attempt import Attempt
-from cache_blocks.prefect.origin import origin_of, owns_flow_run
+from cache_blocks.prefect.origin import origin_of
 from cache_blocks.prefect.report import report_when_run_ends
 from cache_blocks.prefect.result_store import TieredResultStore
 from cache_blocks.values import codec_of, return_annotation
@@ -28,8 +29,8 @@ from cache_blocks.values import codec_of, return_annotation
 class TieredCachePolicy(CachePolicy):
     """Cache a task's results in the tiers: ``@task(cache_policy=TieredCachePolicy(TRANSCRIPT))``.
 
-    `cached_task` does this and more: with the policy alone, equal calls are not coalesced, and only values that
-    come back equal from a round trip are kept.
+    `cached_task` does this and more: with the policy alone, equal calls are not coalesced, only values that come
+    back equal from a round trip are kept, and a flow run whose tasks all run in other processes has no report.
 
     Args:
         kind: Kind of the results.
@@ -43,6 +44,14 @@ class TieredCachePolicy(CachePolicy):
     Raises:
         ConfigurationError: ``kind`` is not a kind.
     """
+
+    kind: CacheKind
+    cache_version: str | None
+    cache_ignore: tuple[str, ...]
+    cache_tags: tuple[CacheTag, ...]
+    cache: TieredCache | None
+    wrapped: bool
+    others: tuple[CachePolicy, ...]
 
     def __init__(
         self,
@@ -64,16 +73,23 @@ class TieredCachePolicy(CachePolicy):
         self.cache_tags = tuple(cache_tags)
         self.cache = cache
         self.wrapped = wrapped
-        self.others: tuple[CachePolicy, ...] = ()
+        self.others = ()
 
     def compute_key(
         self,
         task_ctx: TaskRunContext,
         inputs: dict[str, Any],
         flow_parameters: dict[str, Any],
-        **kwargs: Any,
+        **kwargs: Any,  # noqa: ARG002 - Prefect's signature
     ) -> str | None:
-        """Return the key, and leave in the run's context the result store that answers for it."""
+        """Return the key, and leave in the run's context the result store that answers for it.
+
+        Raises:
+            ConfigurationError: The policy was added to another one, whose key would hide ours. Prefect logs it and
+                runs the task uncached.
+        """
+        if isinstance(task_ctx.task.cache_policy, CompoundCachePolicy):
+            raise ConfigurationError("write TieredCachePolicy(…) + other, not other + TieredCachePolicy(…)")
         cache = self.cache or TieredCache.from_settings()
         if cache.settings.mode == "off":
             return None
@@ -92,15 +108,8 @@ class TieredCachePolicy(CachePolicy):
         """Leave a parameter out of the key."""
         new = copy.copy(self)
         new.cache_ignore = (*self.cache_ignore, other)
+        new.others = tuple(policy - other for policy in self.others)
         return new
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Travel to another process. A runner that sends tasks away pickles them here, where the flow runs: its
-        lookups will happen elsewhere, and this is the last moment to see that they need a report.
-        """
-        if owns_flow_run():
-            report_when_run_ends(self.cache or TieredCache.from_settings())
-        return self.__dict__.copy()
 
     def _attempt(
         self, cache: TieredCache, task_ctx: TaskRunContext, inputs: Mapping[str, Any], parameters: Mapping[str, Any]
@@ -115,13 +124,13 @@ class TieredCachePolicy(CachePolicy):
         except Exception as error:  # noqa: BLE001 - tag functions and whatever an argument does when it is read
             why = str(error) if isinstance(error, CacheError | OSError) else repr(error)
             attempt.logger.error("%s is not cached: %s", origin.subject, why)  # noqa: TRY400 - the message says it all
-            attempt.bypass(why)
+            attempt.bypass(self.kind.name, why)
             if cache.settings.strict and isinstance(error, UnhashableArgumentError):
                 attempt.error = error
             return attempt
         attempt.refresh = self.refreshes(task_ctx.task)
         if attempt.refresh:
-            attempt.bypass("Prefect was told to refresh the cache")
+            attempt.bypass(self.kind.name, "Prefect was told to refresh the cache")
             attempt.prepare()
         return attempt
 

@@ -7,15 +7,17 @@ persists) to the store that was there before.
 from __future__ import annotations
 
 import asyncio
-import datetime
+import datetime as dt
 from typing import TYPE_CHECKING, Any
 
-from prefect.results import ResultRecord, ResultRecordMetadata, ResultStore
+from prefect._internal.result_records import ResultRecord, ResultRecordMetadata  # where Prefect defines them
+from prefect.results import ResultStore
+from prefect.transactions import get_transaction
 from pydantic import PrivateAttr
 
 from cache_blocks.prefect.attempt import Attempt
 from cache_blocks.prefect.saved_block import saved_block_id
-from cache_blocks.prefect.serializer import TieredCacheSerializer, declare
+from cache_blocks.prefect.serializer import TieredCacheSerializer, key_of, path_of
 
 if TYPE_CHECKING:
     from prefect.types import DateTime
@@ -31,7 +33,7 @@ class TieredResultStore(ResultStore):
         """Return a store that does as ``store`` does for every key but the attempt's."""
         fields = {name: getattr(store, name) for name in ResultStore.model_fields}
         new = cls.model_construct(**fields)
-        new._attempt = attempt
+        new._attempt = attempt  # noqa: SLF001 - the same class
         return new
 
     @property
@@ -66,6 +68,8 @@ class TieredResultStore(ResultStore):
         attempt = self._own(key)
         if attempt is None:
             return super().create_result_record(obj, key, expiration)
+        transaction = get_transaction()
+        attempt.computed(obj, stored_later=transaction is not None and transaction.get_parent() is not None)
         return ResultRecord(result=obj, metadata=self._metadata(attempt, expiration))
 
     def persist_result_record(self, result_record: ResultRecord[Any], holder: str | None = None) -> None:
@@ -73,7 +77,7 @@ class TieredResultStore(ResultStore):
         attempt = self._own(result_record.metadata.storage_key)
         if attempt is None:
             return super().persist_result_record(result_record, holder)
-        attempt.store(result_record.result)
+        attempt.store()
         return result_record.mark_persisted()
 
     async def apersist_result_record(self, result_record: ResultRecord[Any], holder: str | None = None) -> None:
@@ -81,18 +85,18 @@ class TieredResultStore(ResultStore):
         attempt = self._own(result_record.metadata.storage_key)
         if attempt is None:
             return await super().apersist_result_record(result_record, holder)
-        await asyncio.to_thread(attempt.store, result_record.result)
+        await asyncio.to_thread(attempt.store)
         return result_record.mark_persisted()
 
     def _own(self, key: str | None) -> Attempt | None:
         attempt = self._attempt
-        return attempt if attempt is not None and key is not None and attempt.key == key else None
+        return attempt if attempt is not None and key is not None and attempt.key == key_of(key) else None
 
     def _record_of(self, attempt: Attempt) -> ResultRecord[Any]:
         assert attempt.found is not None  # noqa: S101 - Prefect reads only after exists() has said yes
         entry = attempt.found.lookup.entry
         assert entry is not None  # noqa: S101 - likewise
-        expiration = datetime.datetime.fromtimestamp(entry.expires_at, datetime.UTC)
+        expiration = dt.datetime.fromtimestamp(entry.expires_at, dt.UTC)
         record: ResultRecord[Any] = ResultRecord(
             result=attempt.found.value, metadata=self._metadata(attempt, expiration)
         )
@@ -103,8 +107,8 @@ class TieredResultStore(ResultStore):
     def _metadata(attempt: Attempt, expiration: Any) -> ResultRecordMetadata:
         assert attempt.call is not None  # noqa: S101 - an attempt with a key has a call
         return ResultRecordMetadata(
-            storage_key=attempt.call.key,
+            storage_key=path_of(attempt.call.key, attempt.call.annotation),
             expiration=expiration,
-            serializer=TieredCacheSerializer(returns=declare(attempt.call.annotation)),
+            serializer=TieredCacheSerializer(),
             storage_block_id=saved_block_id(attempt.cache.settings),
         )

@@ -40,6 +40,15 @@ class Written:
     superseded: set[str] = field(default_factory=set[str])
 
 
+@dataclass(frozen=True, slots=True)
+class _Reservation:
+    """Places that a tier keeps for copies of these generations, see `Tier.reserve`."""
+
+    tier: Tier
+    token: str
+    scopes: tuple[str, ...]
+
+
 class Chain(Tier):
     """Several tiers as one.
 
@@ -65,7 +74,7 @@ class Chain(Tier):
             promote: Whether hits are copied to the faster tiers, for the time that is left to them.
         """
         walk = Walk(requests, now)
-        reserved: dict[str, str] = {}
+        reserved: list[_Reservation] = []
         for tier in (*self.tiers, *(tier for tier in self.tiers if tier.knows_generations)):
             self._ask(walk, tier, reserved)
         found = walk.finish()
@@ -158,7 +167,7 @@ class Chain(Tier):
         """Call a tier through its breaker."""
         return self.breakers[tier.name].call(function, *args)
 
-    def _ask(self, walk: Walk, tier: Tier, reserved: dict[str, str]) -> None:
+    def _ask(self, walk: Walk, tier: Tier, reserved: list[_Reservation]) -> None:
         """Put every question to one tier that it can settle; tags found on the way may need a second one."""
         while question := walk.question(tier.name, knows_generations=tier.knows_generations):
             try:
@@ -169,20 +178,16 @@ class Chain(Tier):
                 return
             walk.take(tier.name, answer)
 
-    def _reserve(self, tier: Tier, question: Question, answer: TierAnswer, reserved: dict[str, str]) -> None:
-        missing = [scope for scope in question.scopes if scope not in answer.generations]
+    def _reserve(self, tier: Tier, question: Question, answer: TierAnswer, reserved: list[_Reservation]) -> None:
+        missing = tuple(scope for scope in question.scopes if scope not in answer.generations)
         if missing and (token := self.guarded(tier, tier.reserve, missing)):
-            reserved.update(dict.fromkeys(missing, token))
+            reserved.append(_Reservation(tier, token, missing))
 
-    def _seed(self, reserved: Mapping[str, str], generations: Mapping[str, int]) -> None:
-        for token in set(reserved.values()):
-            numbers = {
-                scope: generations[scope]
-                for scope, holder in reserved.items()
-                if holder == token and scope in generations
-            }
-            for tier in self.tiers:
-                self._quietly("seed", tier, tier.seed, numbers, token)
+    def _seed(self, reserved: Sequence[_Reservation], generations: Mapping[str, int]) -> None:
+        for one in reserved:
+            numbers = {scope: generations[scope] for scope in one.scopes if scope in generations}
+            if numbers:
+                self._quietly("seed", one.tier, one.tier.seed, numbers, one.token)
 
     def _promote(self, found: Mapping[str, Lookup]) -> None:
         names = [tier.name for tier in self.tiers]

@@ -51,6 +51,7 @@ class ObjectStore:
         self._timeout = timeout_seconds
         self._lock = threading.Lock()
         self._opened: tuple[int, AbstractFileSystem, str] | None = None
+        self._parents: list[Any] = []
 
     @property
     def label(self) -> str:
@@ -149,6 +150,7 @@ class ObjectStore:
         opened = self._opened
         if opened is None or opened[0] != os.getpid():
             with self._lock:
+                self._parents.append(opened)  # let go of in a child, it would disturb the parent's connections
                 opened = (os.getpid(), *self._connect())
                 self._opened = opened
         return opened[1:]

@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 
 from cache_blocks.leases import LeaseBook, LeaseKeeper, LeaseState, LeaseView, RedisLeases, SqlLeases
+from cache_blocks.tiers.breaker import Breaker
 from cache_blocks.tiers.redis import connect
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def test_namespaces_do_not_block_each_other(redis_url: str) -> None:
 
 def test_a_keeper_renews_as_long_as_its_process_computes(make_book: Callable[[float], LeaseBook]) -> None:
     book = make_book(0.6)
-    keeper = LeaseKeeper(book)
+    keeper = LeaseKeeper(book, Breaker("leases"))
     mine = keeper.acquire(KEY)
     assert mine.state is LeaseState.MINE
     for round_ in range(2):  # leases of the same length, taken meanwhile, end; the renewed one does not
@@ -149,13 +150,14 @@ def test_a_keeper_renews_as_long_as_its_process_computes(make_book: Callable[[fl
     assert book.view(KEY) == FREE
 
 
-def test_a_keeper_says_when_a_lease_was_lost(make_book: Callable[[float], LeaseBook]) -> None:
+def test_a_keeper_says_when_a_lease_was_lost(
+    make_book: Callable[[float], LeaseBook], caplog: pytest.LogCaptureFixture
+) -> None:
     book = make_book(0.6)
-    lost = threading.Event()
-    keeper = LeaseKeeper(book, on_lost=lambda _: lost.set())
+    keeper = LeaseKeeper(book, Breaker("leases"))
     mine = keeper.acquire(KEY)
     book.release(KEY, mine.token)
     book.acquire(KEY, "another's")
-    assert lost.wait(20)
+    until(lambda: f"lease of {KEY} has gone to another" in caplog.text)
     keeper.release(KEY, mine.token)
     assert book.view(KEY).token == "another's" or book.view(KEY) == FREE

@@ -1,8 +1,10 @@
 """The contract of tiers over every tier, every real server, and chains of them."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
@@ -97,7 +99,7 @@ class TestRedis(TierContract):
     def test_an_entry_ends_in_redis_when_it_ends(self, tier: Tier, redis_client: Redis) -> None:
         entry = self.entry(tier, expires_in=500)
         tier.write([entry])
-        ends_ms = cast("int", redis_client.pexpiretime(f"cache-blocks:{tier.namespace}:entry:{entry.key}"))
+        ends_ms = redis_client.pexpiretime(f"cache-blocks:{tier.namespace}:entry:{entry.key}")
         assert abs(ends_ms / 1000 - entry.expires_at) < 1
 
     def test_a_seed_counts_only_where_its_token_still_stands(self, tier: RedisTier) -> None:
@@ -212,4 +214,3 @@ def plant_in_chain(chain: Chain, name: str, key: str, data: bytes) -> None:
         plant_in_sql(tier, key, data)
     elif isinstance(tier, ObjectStoreTier):
         plant_in_store(tier, key, data)
-

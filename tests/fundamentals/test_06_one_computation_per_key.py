@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from cache_blocks import TRANSCRIPT, CacheSettings, TieredCache, record_usage
+from cache_blocks.leases import LeaseView
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -85,13 +86,13 @@ def test_a_failure_is_no_result_and_lets_the_waiters_go_on_side_by_side(cache: T
     first = threading.Event()
     others = threading.Barrier(THREADS - 1)
     waiting = threading.Semaphore(0)
-    view = cache.parts.leases.book.view
+    view = cache.parts.leases.view
 
-    def seen(key: str) -> object:
+    def seen(key: str) -> LeaseView:
         waiting.release()
         return view(key)
 
-    cache.parts.leases.book.view = seen  # pyright: ignore[reportAttributeAccessIssue]
+    cache.parts.leases.view = seen
     lock = threading.Lock()
 
     def compute() -> str:

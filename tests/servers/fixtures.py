@@ -132,7 +132,7 @@ def s3_conditional(conditional_s3_account: S3Account) -> Generator[S3Bucket]:
 @pytest.fixture(scope="session")
 def prefect_server() -> Generator[str]:
     """The address of a Prefect API over a new database; flows of this process use it by themselves."""
-    from tests.servers.prefect import prefect_server as start_prefect  # noqa: PLC0415 - importing Prefect takes seconds
+    from tests.servers.prefect import prefect_server as start_prefect
 
     with start_prefect() as url:
         yield url

@@ -31,9 +31,7 @@ def run(command: list[str]) -> int:
 
     def stop() -> None:
         sys.stdin.buffer.read()
-        _signal(
-            os.killpg, process.pid, signal.SIGCONT, signal.SIGTERM
-        )  # a frozen process does not hear SIGTERM
+        _signal(os.killpg, process.pid, signal.SIGCONT, signal.SIGTERM)  # a frozen process does not hear SIGTERM
         try:
             process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:

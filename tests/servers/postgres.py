@@ -44,9 +44,7 @@ def fresh_database(server_url: str) -> Generator[str]:
     try:
         yield _render(server_url, name)
     finally:
-        _execute(
-            server_url, f"DROP DATABASE {name} WITH (FORCE)"
-        )  # pools of the tested code may still be open
+        _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")  # pools of the tested code may still be open
 
 
 def _render(url: str, database: str | None = None) -> str:

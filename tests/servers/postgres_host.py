@@ -16,9 +16,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, stopping)  # waited for below, so that it never cuts a step short
     server = get_server(sys.argv[1], cleanup_mode="delete")
     try:
-        server.psql(
-            "ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();"
-        )  # these data need not survive a crash
+        server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")  # these data need not survive a crash
         print(f"ready: {server.get_uri()}", file=sys.stderr, flush=True)  # noqa: T201 - read by the fixture
         signal.sigwait(stopping)
     finally:

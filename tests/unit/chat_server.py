@@ -56,7 +56,7 @@ def chat_server(folder: Path) -> Generator[ChatServer]:
     config = folder / "fakellm.yaml"
     config.write_text("version: 1\n")
     os.environ["FAKELLM_CONFIG"] = str(config)  # read when fakellm.server is imported, and by reload
-    from fakellm.server import app  # noqa: PLC0415 - see above
+    from fakellm.server import app
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listening = ChatServer(f"http://127.0.0.1:{listener.getsockname()[1]}", config)

@@ -85,7 +85,7 @@ def test_a_hit_is_neither_expired_nor_invalidated_nor_of_unknown_generation(
 ) -> None:
     candidate = entry(generations=mine, expires_at=NOW + left)
     verdict = judge(candidate, known, NOW)
-    fine = left > 0 and dict(known) == dict(zip(candidate.scopes, mine, strict=True))
+    fine = candidate.expires_at > NOW and dict(known) == dict(zip(candidate.scopes, mine, strict=True))
     assert (verdict is not None and verdict.is_hit) == fine
 
 

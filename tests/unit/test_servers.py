@@ -106,9 +106,7 @@ def test_flows_of_this_process_run_against_the_prefect_server(prefect_server: st
         return 2 * number
 
     assert double(21) == 42
-    response = httpx.post(
-        f"{prefect_server}/flow_runs/filter", json={"flows": {"name": {"any_": ["double"]}}}
-    )
+    response = httpx.post(f"{prefect_server}/flow_runs/filter", json={"flows": {"name": {"any_": ["double"]}}})
     assert [run["state_type"] for run in response.json()] == ["COMPLETED"]
 
 

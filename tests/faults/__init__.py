@@ -1,0 +1,1 @@
+"""Servers that die, hang and lie; files that are broken."""

@@ -1,0 +1,1 @@
+"""The whole pipeline: real speech through real flow runs."""

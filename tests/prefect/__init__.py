@@ -1,0 +1,1 @@
+"""The plugin inside Prefect's engine."""
