@@ -62,7 +62,7 @@ def run(command: str, folder: Path, **extra: str) -> str:
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("MAKE", "MFLAGS", "PREFECT_", "CACHE_BLOCKS_", "PYTEST_"))
+        if not name.startswith(("MAKE", "MFLAGS", "ARGS", "PREFECT_", "CACHE_BLOCKS_", "PYTEST_"))
     }
     environment = inherited | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **extra}
     done = subprocess.run(  # noqa: S602 - the README's commands are for a shell
