@@ -16,7 +16,7 @@ PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
 unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo ui test test-long lint format lock clean
+.PHONY: help setup demo ui test test-long reliability fuzz lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,12 @@ test: $(VENV)/test.stamp ## run the tests against real servers, which they start
 test-long: $(VENV)/test.stamp ## run the tests that take minutes each
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m long $(ARGS) || \
 	{ code=$$?; [ $$code -eq 5 ] && echo "There are no long tests."; }
+
+reliability: $(VENV)/test.stamp ## try to break every promise, long tests too, and write docs/reliability.md
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m promise --reliability docs/reliability.md $(ARGS)
+
+fuzz: $(VENV)/test.stamp ## feed random and damaged bytes to the decoders, FUZZ_SECONDS (60) for each
+	$(BIN)/python -m pytest -n 2 -m long tests/fuzz $(ARGS)
 
 lint: $(VENV)/test.stamp ## check style and types
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,10 @@ class Parts:
     leases: LeaseKeeper
     events: EventLog
 
+    def begin(self, scopes: Sequence[str]) -> tuple[int, dict[str, int]]:
+        """Number a computation that begins now, see `Generations.begin`, unless SQL is being skipped."""
+        return self.chain.breakers["sql"].call(self.generations.begin, scopes)
+
 
 def assemble(settings: CacheSettings, clock: Callable[[], float], record: Record) -> Parts:
     """Return the parts for these settings; opens no connection.
@@ -63,7 +67,8 @@ def assemble(settings: CacheSettings, clock: Callable[[], float], record: Record
         settings.object_store_url.get_secret_value(), _options(settings), settings.object_store_timeout_seconds
     )
     far = ObjectStoreTier(store, namespace)
-    generations = Generations(database, namespace, far.mirrored_generations)
+    breakers: dict[str, Breaker] = {}
+    generations = Generations(database, namespace, lambda: breakers["object_store"].call(far.mirrored_generations))
     sql = SqlTier(database, namespace, generations.reseed)
     client = _redis(settings)
     hot: Tier = MemoryTier(namespace, settings.memory_max_bytes) if client is None else RedisTier(client, namespace)
@@ -71,7 +76,6 @@ def assemble(settings: CacheSettings, clock: Callable[[], float], record: Record
     tellers: dict[str, Teller] = {"object_store": far.mirror_generations}
     if isinstance(hot, RedisTier):
         tellers["redis"] = hot.raise_generations
-    breakers: dict[str, Breaker] = {}
     invalidator = Invalidator(generations, tellers, breakers)
     breakers.update({tier.name: _breaker(tier.name, settings, record, invalidator) for tier in (hot, sql, far)})
     book = (
@@ -91,7 +95,7 @@ def assemble(settings: CacheSettings, clock: Callable[[], float], record: Record
         generations=generations,
         invalidator=invalidator,
         leases=LeaseKeeper(book, breakers["sql" if client is None else "redis"]),
-        events=EventLog(database, namespace),
+        events=EventLog(database, namespace, breakers["sql"]),
     )
 
 
@@ -100,15 +104,18 @@ def _redis(settings: CacheSettings) -> redis.Redis | None:
         return None
     try:
         return connect(settings.redis_url.get_secret_value(), settings.redis_timeout_seconds)
-    except ValueError as error:
-        raise ConfigurationError(f"CACHE_BLOCKS_REDIS_URL: {error}") from error
+    except ValueError:  # whose text may show a part of the password
+        raise ConfigurationError(
+            "CACHE_BLOCKS_REDIS_URL is no redis://, rediss:// or unix:// URL; in a password, write '/' as %2F, '#' as "
+            "%23 and '?' as %3F"
+        ) from None
 
 
 def _options(settings: CacheSettings) -> dict[str, Any]:
     try:
         options: Any = orjson.loads(settings.object_store_options.get_secret_value())
-    except orjson.JSONDecodeError as error:
-        raise ConfigurationError("CACHE_BLOCKS_OBJECT_STORE_OPTIONS is not JSON") from error
+    except orjson.JSONDecodeError:  # which holds the text
+        raise ConfigurationError("CACHE_BLOCKS_OBJECT_STORE_OPTIONS is not JSON") from None
     if not isinstance(options, dict):
         raise ConfigurationError("CACHE_BLOCKS_OBJECT_STORE_OPTIONS is not a JSON object")
     return options  # pyright: ignore[reportUnknownVariableType]

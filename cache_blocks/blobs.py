@@ -1,4 +1,10 @@
-"""Contents of files: stored once under their digest, verified whenever they are brought to this machine."""
+"""Contents of files: stored once under their digest, and verified before they are used.
+
+Where the object store is a folder, a lookup reads the bytes and checks their digest; a file whose `stat` has not
+changed since this process read it is not read again. Of a remote store a lookup asks existence and size. Damage that
+leaves the size alone is found there when the bytes come to this machine: the copy is removed and `BlobMissingError`
+raised, so that the next lookup misses and the result is computed anew.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from cache_blocks.errors import BlobMissingError, TierUnavailableError
+from cache_blocks.errors import BlobMissingError, CacheError, InvalidKeyError, TierUnavailableError
 from cache_blocks.files import CachedFile
-from cache_blocks.fingerprint import digest_bytes, digest_path
+from cache_blocks.fingerprint import digest_bytes, digest_path, is_digest
 from cache_blocks.tiers.base import describe
 
 if TYPE_CHECKING:
@@ -48,7 +54,7 @@ class BlobStore:
             BlobMissingError: The produced file is gone or has changed since it was wrapped.
         """
         path = self._path(file.digest)
-        if self._guarded(self._is_young, path, file.size):
+        if self._guarded(self._is_young, file.digest, file.size):
             return
         source = file.path
         if not source.exists() or digest_path(source) != file.digest:
@@ -93,18 +99,16 @@ class BlobStore:
         return file
 
     def missing(self, sizes: Mapping[str, int]) -> list[str]:
-        """Return the digests, of these, whose bytes are not whole in the object store.
+        """Return the digests, of these, whose bytes are not whole in the object store; what is damaged goes.
 
         Raises:
             TierUnavailableError: The object store does not answer.
         """
-        return [
-            digest for digest, size in sizes.items() if self._guarded(self._store.exists, self._path(digest)) != size
-        ]
+        return [digest for digest, size in sizes.items() if not self._guarded(self._is_whole, digest, size)]
 
     def delete(self, digests: Iterable[str]) -> int:
         """Remove blobs, local copies too; return how many the object store had."""
-        digests = list(digests)
+        digests = [digest for digest in digests if is_digest(digest)]  # anything else is the name of no blob
         for digest in digests:
             folder = self._folder / digest[:2] / digest
             for copy in folder.glob("*") if folder.is_dir() else ():
@@ -116,9 +120,10 @@ class BlobStore:
         limit = (time.time() if now is None else now) - GRACE_SECONDS
         prefix = self._store.path(self._namespace, "blobs")
         found: list[tuple[str, dict[str, Any]]] = self._guarded(lambda: list(self._store.walk(prefix)))
-        return [
+        aged = [
             (path.rsplit("/", 1)[-1], int(details["size"])) for path, details in found if _modified(details) <= limit
         ]
+        return [(name, size) for name, size in aged if is_digest(name)]
 
     def _check(self, file: CachedFile, copy: Path) -> None:
         """Refuse a copy that is not the file, and remove what it was copied from."""
@@ -126,12 +131,31 @@ class BlobStore:
             self._guarded(self._store.delete, [self._path(file.digest)])
             raise BlobMissingError(f"the stored bytes of {file.name} were damaged; they have been removed")
 
-    def _is_young(self, path: str, size: int) -> bool:
-        if self._store.exists(path) != size:
+    def _is_whole(self, digest: str, size: int) -> bool:
+        """Whether the object store has these bytes, as far as it can tell (see the module); remove what is damaged."""
+        path = self._path(digest)
+        try:
+            found = self._store.exists(path)
+            if found == size and (self._store.local_root is None or digest_path(path) == digest):
+                return True
+        except FileNotFoundError:  # collected since we have asked for its size
             return False
-        return time.time() - _modified(self._store.details(path)) < GRACE_SECONDS / 2
+        self._store.delete([path])
+        return False
+
+    def _is_young(self, digest: str, size: int) -> bool:
+        if not self._is_whole(digest, size):
+            return False
+        return time.time() - _modified(self._store.details(self._path(digest))) < GRACE_SECONDS / 2
 
     def _path(self, digest: str) -> str:
+        """Return where a blob is; what is no digest could leave this folder.
+
+        Raises:
+            InvalidKeyError: It is none.
+        """
+        if not is_digest(digest):
+            raise InvalidKeyError(f"{digest[:80]!r} is not the digest of a blob")
         return self._store.path(self._namespace, "blobs", digest[:2], digest)
 
     def _guarded(self, function: Callable[..., R], *arguments: Any) -> R:
@@ -141,7 +165,7 @@ class BlobStore:
 def _translate(function: Callable[..., R], *arguments: Any) -> R:
     try:
         return function(*arguments)
-    except (FileNotFoundError, BlobMissingError, TierUnavailableError):
+    except (FileNotFoundError, CacheError):
         raise
     except Exception as error:
         raise TierUnavailableError("object_store", describe(error)) from error

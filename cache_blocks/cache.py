@@ -25,7 +25,7 @@ from cache_blocks.invalidation import Invalidation, scope_of
 from cache_blocks.metrics import CacheMetrics
 from cache_blocks.plan import Request
 from cache_blocks.reading import Reader
-from cache_blocks.settings import CacheSettings
+from cache_blocks.settings import CacheSettings, settings_environment
 from cache_blocks.writing import Writer
 
 if TYPE_CHECKING:
@@ -58,9 +58,15 @@ class TieredCache:
     @classmethod
     def from_settings(cls, settings: CacheSettings | None = None) -> TieredCache:
         """Return this process's cache for these settings, or for those of the environment."""
+        environment = settings_environment() if settings is None else None
+        if environment is not None and (known := _of_environment.get(environment)) is not None:
+            return known
         settings = settings or CacheSettings()
         with _shared_lock:
-            return _shared.setdefault(settings.fingerprint, cls(settings))
+            cache = _shared.setdefault(settings.fingerprint, cls(settings))
+            if environment is not None:
+                _of_environment[environment] = cache
+        return cache
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _shared_cache, (self.settings,)
@@ -198,7 +204,7 @@ class TieredCache:
         """Store the value of a call that was computed elsewhere; raises as `put` does."""
         if self.settings.mode != "on":
             return
-        fence, generations = self.parts.generations.begin(call.scopes)
+        fence, generations = self.parts.begin(call.scopes)
         self.writer.store(
             call, Ticket(call.key, "", fence, generations), self.writer.encode(call, value), compute_seconds
         )
@@ -277,6 +283,7 @@ def _lookup_event(key: str, lookup: Lookup) -> events.CacheEvent:
 
 
 _shared: dict[tuple[str, ...], TieredCache] = {}
+_of_environment: dict[tuple[tuple[str, str], ...], TieredCache] = {}
 _shared_lock = threading.Lock()
 _caches: weakref.WeakSet[TieredCache] = weakref.WeakSet()
 

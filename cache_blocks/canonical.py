@@ -154,4 +154,5 @@ def _feed_array(hasher: blake3, value: Any, name: str) -> None:
 
 
 def _type_name(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    module = type(value).__module__.removesuffix("._local")  # Python 3.13 says pathlib._local
+    return f"{module}.{type(value).__qualname__}"

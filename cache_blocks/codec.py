@@ -22,15 +22,20 @@ from blake3 import blake3
 
 from cache_blocks.entry import Entry, check_key
 from cache_blocks.errors import CorruptEntryError, InvalidKeyError, UnknownVersionError, UnsupportedValueError
+from cache_blocks.fingerprint import is_digest
 
 MAGIC: Final = b"PCBE"
 VERSION: Final = 1
 MAX_PAYLOAD_BYTES: Final = 256 * 1024 * 1024
 """Largest payload, uncompressed. Larger results are files."""
+_MOST_PER_BYTE: Final = 255
+"""What a byte of LZ4 can stand for at most (https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md)."""
 
 _PREFIX = struct.Struct(">4sBBQI")
 _DIGEST_BYTES: Final = 32
 _BODY: Final = _PREFIX.size + _DIGEST_BYTES
+_LAST_FENCE: Final = 2**63 - 1  # what SQL's sequence can reach
+_LAST_TIME: Final = 253_402_300_799.0  # the year 9999, which is where `datetime` ends
 FENCE_OFFSET: Final = 6
 """Where the fence starts, in bytes; it is an unsigned 64-bit big-endian number."""
 
@@ -46,6 +51,8 @@ def payload_of(entry: Entry) -> bytes:
     Raises:
         CorruptEntryError: The frame is damaged, or holds more or less than the entry declares.
     """
+    if entry.size > _MOST_PER_BYTE * len(entry.payload):  # before memory is taken for it
+        raise CorruptEntryError(f"{entry.key}: payload cannot have its declared size of {entry.size} bytes")
     try:
         decompressor = lz4.frame.LZ4FrameDecompressor()
         data = cast("bytes", decompressor.decompress(entry.payload, max_length=entry.size + 1))
@@ -139,20 +146,30 @@ def _entry(packed: memoryview, fence: int, payload: bytes, key: str) -> Entry:
             created_at=float(header["created_at"]),
             expires_at=float(header["expires_at"]),
             compute_seconds=float(header["compute_seconds"]),
-            tags=tuple(header.get("tags", ())),
+            tags=tuple(str(tag) for tag in header.get("tags", ())),
             generations=tuple(int(number) for number in header["generations"]),
             fence=fence,
             placement=frozenset(header["placement"]),
             size=int(header["size"]),
             payload=payload,
             blobs={str(digest): int(size) for digest, size in header.get("blobs", {}).items()},
-            usage=header.get("usage", {}),
-            manifest=header.get("manifest", {}),
+            usage={str(name): float(amount) for name, amount in header.get("usage", {}).items()},
+            manifest=dict(header.get("manifest", {})),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, InvalidKeyError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, InvalidKeyError) as error:
         raise CorruptEntryError(f"{key}: malformed header: {error!r}") from error
-    numbers = (entry.created_at, entry.expires_at, entry.compute_seconds)
-    sound = all(math.isfinite(number) for number in numbers) and 0 <= entry.size <= MAX_PAYLOAD_BYTES
-    if not sound or len(entry.generations) != len(entry.scopes):
+    if not _is_sound(entry):
         raise CorruptEntryError(f"{key}: the header contradicts itself")
     return entry
+
+
+def _is_sound(entry: Entry) -> bool:
+    """Whether the fields are in their ranges; a blob's digest becomes a part of a path."""
+    return (
+        all(abs(time) <= _LAST_TIME for time in (entry.created_at, entry.expires_at))
+        and math.isfinite(entry.compute_seconds)
+        and 0 <= entry.size <= MAX_PAYLOAD_BYTES
+        and entry.fence <= _LAST_FENCE
+        and all(is_digest(digest) and size >= 0 for digest, size in entry.blobs.items())
+        and len(entry.generations) == len(entry.scopes)
+    )

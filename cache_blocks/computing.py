@@ -60,7 +60,7 @@ class Computations:
             call.scopes,
             look=lambda: self._parts.reader.find([call.request], call.annotation)[call.key],
             leases=self._parts.leases if self._writes and not refresh else None,
-            generations=self._parts.generations if self._writes else None,
+            begin=self._parts.begin if self._writes else None,
             on_unleased=unleased,
         )
 

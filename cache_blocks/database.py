@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SCHEMA_VERSION: Final = "0001"
 _VERSION_TABLE: Final = "cache_blocks_schema"
 _MIGRATION_LOCK: Final = 0x63616368
+_MIGRATION_SECONDS: Final = 600.0
+_PATIENCE: Final = 1.25
+"""How much longer than a statement may take we wait for PostgreSQL to say so."""
 _OUTAGES: Final[tuple[type[Exception], ...]] = (DBAPIError, PoolTimeoutError, OSError)
 
 
@@ -39,16 +42,19 @@ class Database:
     def __init__(self, url: str, timeout_seconds: float = 2.0) -> None:
         try:
             self._url = sa.make_url(url)
-        except ArgumentError as error:
+        except (ArgumentError, ValueError):  # whose text may show a part of the password
             raise ConfigurationError(
                 "CACHE_BLOCKS_DATABASE_URL is no SQLAlchemy URL, such as sqlite:////data/cache.db"
-            ) from error
+            ) from None
+        if "@" in (self._url.host or ""):
+            raise ConfigurationError("CACHE_BLOCKS_DATABASE_URL: write an '@' in the password as %40")
         if self._url.get_backend_name() not in ("sqlite", "postgresql"):
             msg = f"database {self._url.get_backend_name()!r} is not supported; use sqlite:/// or postgresql+psycopg://"
             raise ConfigurationError(msg)
         self._timeout = timeout_seconds
         self._engine: Engine | None = None
         self._ready = False
+        self._failures = 0
         self._lock = threading.Lock()
         _databases.add(self)
 
@@ -107,13 +113,23 @@ class Database:
 
     def _ready_engine(self) -> Engine:
         if self._engine is None or not self._ready:
+            failures = self._failures
             with self._lock:
+                if self._failures != failures:  # several waited, and need not each wait for a dead server in turn
+                    raise TierUnavailableError("sql", "it did not answer who asked first")
                 if self._engine is None:
                     self._engine = self._connect()
                 if not self._ready:
-                    _migrate(self._engine)
-                    self._ready = True
+                    self._prepare(self._engine)
         return self._engine
+
+    def _prepare(self, engine: Engine) -> None:
+        try:
+            _migrate(engine)
+        except BaseException:
+            self._failures += 1
+            raise
+        self._ready = True
 
     def _connect(self) -> Engine:
         if self.is_sqlite:
@@ -129,9 +145,18 @@ class Database:
             "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
             "tcp_user_timeout": milliseconds,
         }
-        return sa.create_engine(
+        engine = sa.create_engine(
             self._url, connect_args=arguments, pool_size=8, max_overflow=8, pool_pre_ping=False, pool_recycle=600
         )
+        event.listen(engine, "do_connect", self._connect_patiently)
+        return engine
+
+    def _connect_patiently(self, _dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+        from cache_blocks.postgres import PatientConnection
+
+        connection = PatientConnection.connect(*arguments, **options)
+        connection.patience = self._timeout * _PATIENCE
+        return connection
 
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
@@ -176,6 +201,8 @@ def _migrate(engine: Engine) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
+            cast("Any", connection.connection.driver_connection).patience = _MIGRATION_SECONDS
+            connection.detach()  # from the pool, whose connections have less patience
             connection.execute(sa.text("SET LOCAL lock_timeout = 0"))
             connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +26,7 @@ from cache_blocks.schema import EventRow, table
 
 if TYPE_CHECKING:
     from cache_blocks.database import Database
+    from cache_blocks.tiers.breaker import Breaker
 
 logger = logging.getLogger("cache_blocks")
 
@@ -114,14 +115,16 @@ class EventLog:
     Args:
         database: Connection.
         namespace: Environment.
+        breaker: Breaker of SQL, which what is written by itself goes through; not what `flush` is asked to write.
     """
 
-    def __init__(self, database: Database, namespace: str) -> None:
+    def __init__(self, database: Database, namespace: str, breaker: Breaker | None = None) -> None:
         self._database = database
         self._namespace = namespace
+        self._breaker = breaker
         self._buffer: list[CacheEvent] = []
         self._lock = threading.Lock()
-        self._flushing = threading.Lock()
+        self._flushing = threading.RLock()  # the breaker's own events come while others are being written
         self._timer: threading.Timer | None = None
         self.dropped = 0
         _logs.add(self)
@@ -136,14 +139,17 @@ class EventLog:
                 self.dropped += excess
             urgent = any(not event.origin.deferred for event in events)
             if not urgent and self._timer is None:
-                self._timer = threading.Timer(_FLUSH_SECONDS, self.flush)
+                self._timer = threading.Timer(_FLUSH_SECONDS, self._flush, [self._insert_guarded])
                 self._timer.daemon = True
                 self._timer.start()
         if urgent:
-            self.flush()
+            self._flush(self._insert_guarded)
 
     def flush(self) -> None:
         """Write what is buffered. When SQL is down it stays buffered, within bounds."""
+        self._flush(self._insert)
+
+    def _flush(self, insert: Callable[[Sequence[CacheEvent]], None]) -> None:
         with self._flushing:
             with self._lock:
                 events, self._buffer = self._buffer, []
@@ -151,12 +157,21 @@ class EventLog:
             if not events:
                 return
             try:
-                with self._database.begin() as connection:
-                    connection.execute(sa.insert(_event), [_row(event, self._namespace) for event in events])
+                insert(events)
             except TierUnavailableError as error:
                 logger.debug("events kept back: %s", error)
                 with self._lock:
                     self._buffer = events + self._buffer
+
+    def _insert(self, events: Sequence[CacheEvent]) -> None:
+        with self._database.begin() as connection:
+            connection.execute(sa.insert(_event), [_row(event, self._namespace) for event in events])
+
+    def _insert_guarded(self, events: Sequence[CacheEvent]) -> None:
+        if self._breaker is None:
+            self._insert(events)
+        else:
+            self._breaker.call(self._insert, events)
 
     def of_run(self, flow_run_id: str) -> list[CacheEvent]:
         """Return the events of a flow run, oldest first."""
@@ -181,7 +196,7 @@ class EventLog:
         """After a fork: the parent writes what it has buffered."""
         self._buffer = []
         self._lock = threading.Lock()
-        self._flushing = threading.Lock()
+        self._flushing = threading.RLock()
         self._timer = None
 
     def _select(self, condition: sa.ColumnElement[bool]) -> list[CacheEvent]:

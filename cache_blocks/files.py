@@ -8,16 +8,14 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic_core import core_schema
 
-from cache_blocks.fingerprint import digest_path
+from cache_blocks.fingerprint import digest_path, is_digest
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
-
-_DIGEST_LENGTH: Final = 64
 
 
 class BlobSource(Protocol):
@@ -58,8 +56,8 @@ class CachedFile(os.PathLike[str]):
     __slots__ = ("_path", "_source", "digest", "media_type", "name", "size")
 
     def __init__(self, digest: str, size: int, name: str, media_type: str) -> None:
-        if len(digest) != _DIGEST_LENGTH or not set(digest) <= set("0123456789abcdef"):
-            msg = f"{digest!r} is not a hexadecimal digest of {_DIGEST_LENGTH} characters"
+        if not is_digest(digest):
+            msg = f"{digest!r} is not a hexadecimal digest of 64 characters"
             raise ValueError(msg)
         if size < 0 or not name or name in {".", ".."} or "/" in name or "\\" in name or "\x00" in name:
             msg = f"{name!r} of {size} bytes is not a file name with a size"

@@ -6,6 +6,7 @@ BLAKE3 (https://github.com/BLAKE3-team/BLAKE3-specs) is collision-resistant and 
 from __future__ import annotations
 
 import os
+import re
 import stat
 import threading
 import time
@@ -22,12 +23,19 @@ if TYPE_CHECKING:
     from fsspec.core import OpenFile
 
 CHUNK_BYTES: Final = 1024 * 1024
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _SETTLED_SECONDS: Final = 2.0
 """A file changed more recently could change again without a new time, by the clock's granularity."""
 _KNOWN_FILES: Final = 10_000
 
-_known: dict[tuple[str, int, int, int, int], str] = {}
+_Identity = tuple[str, int, int, int, int, int]
+_known: dict[_Identity, str] = {}
 _lock = threading.Lock()
+
+
+def is_digest(text: str) -> bool:
+    """Whether a text is a hexadecimal digest; nothing else becomes a part of a path."""
+    return bool(_DIGEST.fullmatch(text))
 
 
 def digest_bytes(data: bytes) -> str:
@@ -62,7 +70,10 @@ def digest_path(path: str | os.PathLike[str]) -> str:
             return known
         digest = digest_stream(stream)
         after = os.fstat(stream.fileno())
-    if _identity(path, before) == _identity(path, after) and time.time() - after.st_mtime > _SETTLED_SECONDS:
+    if (
+        _identity(path, before) == _identity(path, after)
+        and time.time() - max(after.st_mtime, after.st_ctime) > _SETTLED_SECONDS
+    ):
         _remember(_identity(path, after), digest)
     return digest
 
@@ -93,12 +104,13 @@ def open_file_system(url: str, **options: Any) -> tuple[AbstractFileSystem, str]
     return cast("tuple[AbstractFileSystem, str]", fsspec.url_to_fs(url, **options))
 
 
-def _identity(path: Path, status: os.stat_result) -> tuple[str, int, int, int, int]:
-    """Return what changes when a file's bytes do, as far as a file system tells."""
-    return str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
+def _identity(path: Path, status: os.stat_result) -> _Identity:
+    """Return what changes when a file's bytes do, as far as a file system tells; ``st_ctime`` cannot be set back."""
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return str(path.absolute()), status.st_size, *times, status.st_ino, status.st_dev
 
 
-def _remember(identity: tuple[str, int, int, int, int], digest: str) -> None:
+def _remember(identity: _Identity, digest: str) -> None:
     with _lock:
         if len(_known) >= _KNOWN_FILES:
             _known.clear()

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from cache_blocks.calls import Found
-    from cache_blocks.invalidation import Generations
     from cache_blocks.leases import LeaseKeeper
 
 _FIRST_WAIT: Final = 0.01
@@ -70,7 +69,7 @@ class Flight:
         scopes: Scopes of the entry to be.
         look: Looks the key up again, and decodes it.
         leases: Leases; None to compute without, as a refresh does.
-        generations: Where computations are numbered; None when their results will not be stored.
+        begin: Numbers a computation, see `Generations.begin`; None when its result will not be stored.
         on_unleased: Called with the reason when there can be no lease.
     """
 
@@ -81,14 +80,14 @@ class Flight:
         *,
         look: Callable[[], Found],
         leases: LeaseKeeper | None,
-        generations: Generations | None,
+        begin: Callable[[tuple[str, ...]], tuple[int, Mapping[str, int]]] | None,
         on_unleased: Callable[[str], None],
     ) -> None:
         self._key = key
         self._scopes = scopes
         self._look = look
         self._leases = leases
-        self._generations = generations
+        self._begin = begin
         self._on_unleased = on_unleased
         self._waited_for = ""
         self._wait = _FIRST_WAIT
@@ -100,6 +99,8 @@ class Flight:
         try:
             return self._step(self._leases)
         except TierUnavailableError as error:
+            if self._waited_for and (found := self._look()).lookup.is_hit:
+                return Turn(hit=found)  # whom we waited for has finished, and cannot say so
             self._on_unleased(str(error))
             return Turn(ticket=self._ticket(""))
 
@@ -116,10 +117,15 @@ class Flight:
         if view.state is not LeaseState.MINE:
             self._waited_for = view.token
             return self._again()
-        if (found := self._look()).lookup.is_hit:
+        try:
+            found = self._look()
+            turn = Turn(hit=found) if found.lookup.is_hit else Turn(ticket=self._ticket(view.token))
+        except BaseException:
+            leases.release(self._key, view.token)  # or it would be renewed for as long as this process lives
+            raise
+        if turn.hit is not None:
             leases.release(self._key, view.token)
-            return Turn(hit=found)
-        return Turn(ticket=self._ticket(view.token))
+        return turn
 
     def _again(self) -> Turn:
         """Wait longer each time, and not in step with the others."""
@@ -129,10 +135,10 @@ class Flight:
 
     def _ticket(self, token: str) -> Ticket:
         """Number the computation before it begins; what is invalidated from now on will not be served."""
-        if self._generations is None:
+        if self._begin is None:
             return Ticket(self._key, token)
         try:
-            fence, generations = self._generations.begin(self._scopes)
+            fence, generations = self._begin(self._scopes)
         except TierUnavailableError:
             return Ticket(self._key, token)
         return Ticket(self._key, token, fence, generations)

@@ -7,8 +7,10 @@ mirrors it, so that an emptied database does not revive what was invalidated; Re
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +92,9 @@ class Generations:
             for scope, number in mirrored.items():
                 self._at_least(connection, scope, number)
             self._at_least(connection, SEEDED, 1)
-        return mirrored
+            statement = sa.select(_generation.c.scope, _generation.c.number)
+            rows = connection.execute(statement.where(_generation.c.namespace == self._namespace))
+            return {row[0]: row[1] for row in rows}  # somebody may have raised them meanwhile
 
     def begin(self, scopes: Sequence[str]) -> tuple[int, dict[str, int]]:
         """Return a new fencing number and the numbers of these scopes, for a computation that begins now."""
@@ -112,11 +116,15 @@ class Generations:
         Returns:
             The new number, and how many entries SQL has under the scope.
         """
-        with self._database.begin() as connection:
-            seeded = SEEDED in self._read(connection, [SEEDED])
-        if not seeded:
+        while (advanced := self._advance(scope, tiers)) is None:
             self.reseed()
+        return advanced
+
+    def _advance(self, scope: str, tiers: Sequence[str]) -> tuple[int, int] | None:
+        """See `advance`; None when the table has been emptied: counting from zero would repeat numbers."""
         with self._database.begin() as connection:
+            if not self._is_seeded(connection):
+                return None
             statement = self._database.upsert(_generation).values(namespace=self._namespace, scope=scope, number=1)
             statement = statement.on_conflict_do_update(
                 index_elements=["namespace", "scope"], set_={"number": _generation.c.number + 1}
@@ -144,9 +152,14 @@ class Generations:
             return {scope: number for scope, number in rows}  # noqa: C416 - rows are not pairs to a type checker
 
     def told(self, tier: str, numbers: Mapping[str, int]) -> None:
-        """Note that a tier has been told these numbers."""
+        """Note that a tier has been told these numbers.
+
+        The truth is raised to them once more: it may have been emptied, and seeded from the mirror, before the
+        mirror was told.
+        """
         with self._database.begin() as connection:
             for scope, number in numbers.items():
+                self._at_least(connection, scope, number)
                 connection.execute(
                     sa.delete(_untold).where(
                         _untold.c.namespace == self._namespace,
@@ -163,6 +176,13 @@ class Generations:
             )
         )
         return {row[0]: row[1] for row in rows}
+
+    def _is_seeded(self, connection: Connection) -> bool:
+        """Whether the table is whole; in PostgreSQL it stays so until the transaction ends."""
+        statement = sa.select(_generation.c.number).where(
+            _generation.c.namespace == self._namespace, _generation.c.scope == SEEDED
+        )
+        return connection.execute(statement.with_for_update(read=True, key_share=True)).first() is not None
 
     def _at_least(self, connection: Connection, scope: str, number: int) -> None:
         statement = self._database.upsert(_generation).values(namespace=self._namespace, scope=scope, number=number)
@@ -202,6 +222,10 @@ class Invalidator:
         self._generations = generations
         self._tellers = dict(tellers)
         self._breakers = breakers
+        self._owed: dict[str, dict[str, int]] = {
+            tier: {} for tier in tellers
+        }  # by this process, even if SQL is emptied
+        self._lock = threading.Lock()
 
     def invalidate(self, scope: str) -> Invalidation:
         """Make every entry of a scope a miss, in every process, before this returns.
@@ -223,11 +247,15 @@ class Invalidator:
         Raises:
             TierUnavailableError: It, or SQL, still does not answer.
         """
-        teller = self._tellers.get(tier)
-        missed = self._generations.untold(tier) if teller else {}
-        if teller and missed:
+        if (teller := self._tellers.get(tier)) is None:
+            return 0
+        missed = _highest(self._generations.untold(tier), self._owed[tier])
+        if missed:
             teller(missed)
             self._generations.told(tier, missed)
+            with self._lock:
+                owed = self._owed[tier].items()
+                self._owed[tier] = {scope: number for scope, number in owed if number > missed.get(scope, 0)}
         return len(missed)
 
     def retry(self) -> list[str]:
@@ -242,9 +270,19 @@ class Invalidator:
         return True
 
     def _tell(self, tier: str, numbers: Mapping[str, int]) -> bool:
+        breaker = self._breakers[tier]
         try:
-            self._breakers[tier].call(self._tellers[tier], numbers)
-            self._generations.told(tier, numbers)
+            breaker.call(self._tellers[tier], numbers)
         except TierUnavailableError as error:
-            return error.tier == "sql"  # it has been told; SQL will only have it told once more
+            with self._lock:
+                self._owed[tier] = _highest(self._owed[tier], numbers)
+            breaker.trip(error.why)  # also when it was skipped: a probe under way has not caught up with this
+            return False
+        with suppress(TierUnavailableError):  # it has been told; SQL will only have it told once more
+            self._generations.told(tier, numbers)
         return True
+
+
+def _highest(some: Mapping[str, int], others: Mapping[str, int]) -> dict[str, int]:
+    """Return the numbers of both, by scope; of two the higher one."""
+    return {scope: max(some.get(scope, 0), others.get(scope, 0)) for scope in some.keys() | others.keys()}

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import enum
-import functools
 import pathlib
-import textwrap
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -19,6 +15,7 @@ from fsspec.core import OpenFile
 from cache_blocks.canonical import digest_value
 from cache_blocks.entry import check_key, check_tags
 from cache_blocks.files import CachedFile
+from cache_blocks.normalising import normalise_source
 
 if TYPE_CHECKING:
     from cache_blocks.kinds import CacheKind
@@ -27,8 +24,6 @@ CacheTag = str | Callable[[dict[str, Any]], "str | Iterable[str]"]
 """A tag, or a function of the task's arguments that gives one or several."""
 
 _SHOWN_CHARACTERS: Final = 80
-_parsing = threading.Lock()  # CPython 3.11 cannot build two syntax trees at the same time (SystemError)
-_NOT_CODE: Final = frozenset({"kind", "type_comment", "type_ignores"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,16 +35,19 @@ class TaskIdentity:
         qualified_name: ``__qualname__`` of its function.
         version: ``cache_version`` if one is given, which then stands for the source.
         source: The function's source; None when Python cannot show it.
+        helpers: Digests of the further sources that ``cache_source`` names, by name.
     """
 
     name: str
     qualified_name: str
     version: str | None = None
     source: str | None = None
+    helpers: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
     def parts(self) -> dict[str, str]:
         """Return the named parts that go into a key."""
-        parts = {"task": self.name, "function": self.qualified_name}
+        helpers = {f"source of helper {name}": digest for name, digest in self.helpers.items()}
+        parts = {"task": self.name, "function": self.qualified_name} | helpers
         if self.version is not None:
             return parts | {"version": self.version}
         return parts | {"source": blake3(normalise_source(self.source or "").encode()).hexdigest()}
@@ -68,37 +66,6 @@ class BuiltKey:
     key: str
     tags: tuple[str, ...]
     manifest: dict[str, Any]
-
-
-@functools.lru_cache(maxsize=1024)
-def normalise_source(source: str) -> str:
-    """Return what a function's source says, without comments, formatting, docstring and decorators.
-
-    Decorators configure how Prefect runs the task, not what it computes. A source that does not parse on its
-    own, such as a lambda's, is returned as it is.
-    """
-    try:
-        with _parsing:
-            tree = ast.parse(textwrap.dedent(source))
-    except SyntaxError:
-        return source
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            node.decorator_list = []
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-    return _canonical(tree)
-
-
-def _canonical(node: Any) -> str:
-    """Return a syntax tree as text; `ast.unparse` and `ast.dump` differ between Python versions."""
-    if isinstance(node, ast.AST):
-        fields = ((name, value) for name, value in ast.iter_fields(node) if name not in _NOT_CODE)
-        said = ",".join(f"{name}={_canonical(value)}" for name, value in fields if value is not None and value != [])
-        return f"{type(node).__name__}({said})"
-    if isinstance(node, list):
-        return f"[{','.join(_canonical(item) for item in cast('list[Any]', node))}]"
-    return ascii(node)
 
 
 def build_key(

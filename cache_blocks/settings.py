@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, PositiveFloat, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cache_blocks.entry import check_namespace
+
+_READ: Final = ("CACHE_BLOCKS_", "HOME", "USERPROFILE")
 
 Mode = Literal["on", "read-only", "off"]
 
@@ -79,6 +82,11 @@ class CacheSettings(BaseSettings):
             str(value.get_secret_value() if isinstance(value, SecretStr) else value)
             for _, value in sorted(self.__dict__.items())
         )
+
+
+def settings_environment() -> tuple[tuple[str, str], ...]:
+    """Return the environment variables that settings are read from: while they stay, so do the settings."""
+    return tuple((name, value) for name, value in os.environ.items() if name.upper().startswith(_READ))
 
 
 def _sqlite_url(path: Path) -> str:

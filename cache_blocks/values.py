@@ -19,7 +19,7 @@ import orjson
 import pydantic
 import pydantic_core
 
-from cache_blocks.errors import CorruptEntryError, UnsupportedValueError
+from cache_blocks.errors import CacheError, CorruptEntryError, UnsupportedValueError
 from cache_blocks.files import CachedFile
 from cache_blocks.wrapping import WAY_OUT, check_text_tree, refuse_file_contents, unwrap, wrap
 
@@ -81,14 +81,21 @@ class ValueCodec:
         return Encoded(json, tuple(files))
 
     def decode(self, data: bytes) -> Any:
-        """Return the value; `CorruptEntryError` when the JSON is not of the annotated type."""
+        """Return the value of what `encode` has written.
+
+        Raises:
+            CorruptEntryError: It is not, for whatever reason: a type's own validators raise what they please.
+            BlobMissingError: The bytes of a file that is decoded to its contents are gone or damaged.
+        """
         try:
             if self._adapter is not None and not (self.annotation is bytes and data.startswith(_CONTENTS)):
                 return self._adapter.validate_json(data)
             value = orjson.loads(data)
             return unwrap(value) if b'{"$' in data else value
-        except (ValueError, TypeError) as error:
-            raise CorruptEntryError(f"the payload is not a {self.annotation!r}: {error}") from error
+        except CacheError:
+            raise
+        except Exception as error:
+            raise CorruptEntryError(f"the payload is not a {self.annotation!r}: {_why(error)}") from error
 
     def _with_files(self, adapter: pydantic.TypeAdapter[Any], value: Any) -> Any:
         """Return the value with produced paths as files, where the annotation says that there are any."""
@@ -126,6 +133,14 @@ class ValueCodec:
             ) from error
         check_text_tree(jsonable, "value")
         return jsonable
+
+
+def _why(error: Exception) -> str:
+    """Return what is wrong in one line and without the payload, which the log has no business with."""
+    if isinstance(error, pydantic.ValidationError):
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        return ": ".join([*map(str, first["loc"]), first["type"]])
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"
 
 
 @functools.lru_cache(maxsize=512)

@@ -103,8 +103,10 @@ def forget(
 ) -> Forgotten:
     """Erase everything derived from a recording from every tier, and look for it again.
 
-    Its tag is invalidated first, so that what a writer in the middle of it still stores is never served. If ``left``
-    is not empty, call again once the tiers named there answer.
+    Its tag is invalidated first, so that what a writer in the middle of it still stores is never served: SQL takes no
+    such entry, and a file that was stored for it goes with the first collection after its grace time, as does what a
+    reader in the middle copies to Redis with the next one. If ``left`` is not empty, call again once the tiers named
+    there answer.
 
     Args:
         cache: The cache.

@@ -85,7 +85,7 @@ class Sweeper:
             self.collected.errors.append("blobs: left alone, because a tier that cannot be read may refer to them")
             return
         aged = self.walker.cache.blobs.aged(self.now)
-        for batch in batched((digest, size) for digest, size in aged if not digest.startswith(_TEMPORARY)):
+        for batch in batched(aged):
             referred = self._referred([digest for digest, _ in batch])
             for digest, size in batch:
                 if digest not in referred and self._delete_blob(digest):

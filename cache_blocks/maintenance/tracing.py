@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from cache_blocks.entry import Entry
 from cache_blocks.errors import TierUnavailableError
 from cache_blocks.files import CachedFile
+from cache_blocks.fingerprint import is_digest
 from cache_blocks.keys import digest_value
 from cache_blocks.maintenance.walking import (
     Progress,
@@ -113,7 +114,7 @@ class _Tracer:
                 blob_table.c.namespace == self._walker.namespace, blob_table.c.key.in_(batch)
             )
             with self._walker.cache.parts.database.read() as connection:
-                found.update(connection.execute(statement).scalars())
+                found.update(filter(is_digest, connection.execute(statement).scalars()))
             self.trace.keys["sql"].update(batch)
         self._take_blobs(found)
 
@@ -184,9 +185,7 @@ class _Tracer:
     def _touches(self, entry: Entry, marks: set[str]) -> bool:
         if self._is_others(entry.tags):
             return False
-        inputs: dict[str, dict[str, str]] = entry.manifest.get("inputs", {})
-        named = {part["digest"] for part in inputs.values()}
-        return bool(named & marks) or bool(entry.blobs.keys() & self.trace.own_blobs)
+        return bool(_inputs(entry) & marks) or bool(entry.blobs.keys() & self.trace.own_blobs)
 
     def _marks(self) -> set[str]:
         """Return what the recording, and each file that is its alone, counts as among the inputs of a manifest."""
@@ -196,3 +195,11 @@ class _Tracer:
     def _is_others(self, tags: Iterable[str]) -> bool:
         tags = list(tags)
         return self._tag not in tags and any(tag.startswith(TAG_PREFIX) for tag in tags)
+
+
+def _inputs(entry: Entry) -> set[str]:
+    """Return the digests of the inputs that a manifest names; of one that is not ours, nothing."""
+    try:
+        return {str(part["digest"]) for part in entry.manifest.get("inputs", {}).values()}
+    except (AttributeError, KeyError, TypeError):
+        return set()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import sqlalchemy as sa
 
 from cache_blocks.errors import TierUnavailableError
-from cache_blocks.fingerprint import digest_stream
+from cache_blocks.fingerprint import digest_stream, is_digest
 from cache_blocks.maintenance.walking import Progress, Walker, batched, blob_table, object_store_errors, unheard
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _verify_blobs(walker: Walker, verified: Verified, on_progress: Progress) -> 
     with object_store_errors():
         digests = [path.rpartition("/")[2] for path, _ in store.walk(store.path(walker.namespace, BLOBS))]
     for digest in digests:
-        if digest.startswith("."):
+        if not is_digest(digest):
             continue
         intact = _is_intact(walker, digest)
         if intact is None:
@@ -109,4 +109,8 @@ def _missing(walker: Walker, present: set[str]) -> list[str]:
     referred = {digest for batch in batched(wanted) for digest, _ in walker.referring(batch)}
     with object_store_errors():
         store = walker.cache.parts.store
-        return [digest for digest in sorted(referred) if store.exists(walker.blob_path(digest)) is None]
+        return [
+            digest
+            for digest in sorted(referred)
+            if not is_digest(digest) or store.exists(walker.blob_path(digest)) is None
+        ]

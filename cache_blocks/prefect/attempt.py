@@ -11,6 +11,7 @@ import copy
 import logging
 import time
 from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,7 +120,7 @@ class Attempt:
             except BaseException:
                 await asyncio.shield(asyncio.to_thread(self.cache.computations.give_up, ticket))
                 raise
-            return await asyncio.to_thread(self.cache.computations.keep, call, ticket, value)
+            return await asyncio.shield(asyncio.to_thread(self.cache.computations.keep, call, ticket, value))
 
     def computed(self, value: Any, *, stored_later: bool) -> None:
         """Note what Prefect computed by itself; a copy, if a transaction stores it after its caller may change it."""
@@ -150,15 +151,29 @@ class Attempt:
         return self.call
 
     async def _step(self, step: Callable[[], Turn]) -> Turn:
-        """Step in a thread; a lease that is granted while the task is being cancelled goes back."""
-        stepping = asyncio.ensure_future(asyncio.to_thread(step))
+        """Step in a thread; a lease that is granted while the task is being cancelled goes back.
+
+        The thread sees to that: whoever cancels may cancel every further await too, as anyio does.
+        """
+        stepped = Future[Turn]()
+
+        def in_thread() -> Turn:
+            try:
+                stepped.set_result(step())
+            except BaseException as error:
+                stepped.set_exception(error)
+                raise
+            return stepped.result()
+
         try:
-            return await asyncio.shield(stepping)
+            return await asyncio.to_thread(in_thread)
         except asyncio.CancelledError:
-            turn = await stepping
-            if turn.ticket is not None:
-                await asyncio.to_thread(self.cache.computations.give_up, turn.ticket)
+            stepped.add_done_callback(self._hand_back)
             raise
+
+    def _hand_back(self, stepped: Future[Turn]) -> None:
+        if stepped.exception() is None and (ticket := stepped.result().ticket) is not None:
+            self.cache.computations.give_up(ticket)
 
 
 def _copy_of(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, ParamSpec, TypeVar, overload
 
 from prefect.context import TaskRunContext
@@ -18,6 +18,7 @@ from cache_blocks.prefect.policy import TieredCachePolicy
 from cache_blocks.prefect.result_store import TieredResultStore
 from cache_blocks.prefect.serializer import declare
 from cache_blocks.prefect.task import CachedTask
+from cache_blocks.sources import Source
 from cache_blocks.values import codec_of, return_annotation
 
 P = ParamSpec("P")
@@ -43,6 +44,7 @@ def cached_task(
     cache_version: str | None = None,
     cache_ignore: tuple[str, ...] = (),
     cache_tags: tuple[CacheTag, ...] = (),
+    cache_source: Sequence[Source] = (),
     **prefect_task_options: Any,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
@@ -54,6 +56,7 @@ def cached_task(
     cache_version: str | None = None,
     cache_ignore: tuple[str, ...] = (),
     cache_tags: tuple[CacheTag, ...] = (),
+    cache_source: Sequence[Source] = (),
     **prefect_task_options: Any,
 ) -> Any:
     """Make a Prefect task whose results are cached: ``@cached_task(kind=TRANSCRIPT)``.
@@ -67,6 +70,8 @@ def cached_task(
         cache_version: Stands for the function's source in the key.
         cache_ignore: Parameters that do not decide the result, such as one called ``name`` that is for people.
         cache_tags: Tags under which results can be invalidated, or functions of the arguments that give them.
+        cache_source: Functions, classes and modules that the function uses, so that a change of theirs counts like
+            one of its own source. They go into the key beside ``cache_version`` too.
         prefect_task_options: Anything else that `prefect.task` takes. Of ``cache_expiration`` and the kind's
             lifetime the shorter wins.
 
@@ -81,6 +86,7 @@ def cached_task(
             cache_version=cache_version,
             cache_ignore=cache_ignore,
             cache_tags=cache_tags,
+            cache_source=cache_source,
             **prefect_task_options,
         )
     _check(fn, prefect_task_options)
@@ -88,7 +94,12 @@ def cached_task(
     codec_of(annotation)
     declare(annotation)
     policy = TieredCachePolicy(
-        kind, cache_version=cache_version, cache_ignore=cache_ignore, cache_tags=cache_tags, wrapped=True
+        kind,
+        cache_version=cache_version,
+        cache_ignore=cache_ignore,
+        cache_tags=cache_tags,
+        cache_source=cache_source,
+        wrapped=True,
     )
     wrapped = _wrap_async(fn) if inspect.iscoroutinefunction(fn) else _wrap(fn)
     ours: dict[str, Any] = {"cache_policy": policy, "cache_result_in_memory": False}

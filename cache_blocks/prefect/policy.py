@@ -22,6 +22,7 @@ from cache_blocks.prefect.attempt import Attempt
 from cache_blocks.prefect.origin import origin_of
 from cache_blocks.prefect.report import report_when_run_ends
 from cache_blocks.prefect.result_store import TieredResultStore
+from cache_blocks.sources import Source, Sources
 from cache_blocks.values import codec_of, return_annotation
 
 
@@ -38,17 +39,19 @@ class TieredCachePolicy(CachePolicy):
             the source does not show.
         cache_ignore: Parameters that do not decide the result.
         cache_tags: Tags, or functions of the arguments that give tags.
+        cache_source: Functions, classes and modules that the task uses and whose source goes into the key as well.
         cache: The cache; this process's own by default.
         wrapped: Whether the task's function stores its result itself; set by `cached_task`.
 
     Raises:
-        ConfigurationError: ``kind`` is not a kind.
+        ConfigurationError: ``kind`` is not a kind, or something in ``cache_source`` has no source.
     """
 
     kind: CacheKind
     cache_version: str | None
     cache_ignore: tuple[str, ...]
     cache_tags: tuple[CacheTag, ...]
+    cache_source: Sources
     cache: TieredCache | None
     wrapped: bool
     others: tuple[CachePolicy, ...]
@@ -60,6 +63,7 @@ class TieredCachePolicy(CachePolicy):
         cache_version: str | None = None,
         cache_ignore: Sequence[str] = (),
         cache_tags: Sequence[CacheTag] = (),
+        cache_source: Sequence[Source] = (),
         cache: TieredCache | None = None,
         wrapped: bool = False,
     ) -> None:
@@ -71,6 +75,7 @@ class TieredCachePolicy(CachePolicy):
         self.cache_version = cache_version
         self.cache_ignore = tuple(cache_ignore)
         self.cache_tags = tuple(cache_tags)
+        self.cache_source = Sources(cache_source)
         self.cache = cache
         self.wrapped = wrapped
         self.others = ()
@@ -146,10 +151,10 @@ class TieredCachePolicy(CachePolicy):
         Raises:
             UnhashableArgumentError: An argument has no deterministic digest.
             OSError: A file among the arguments cannot be read.
+            ConfigurationError: A source of ``cache_source`` cannot be read.
         """
-        built = build_key(
-            self.kind, identity_of(task, self.cache_version), arguments, ignore=self.cache_ignore, tags=self.cache_tags
-        )
+        identity = identity_of(task, self.cache_version, self.cache_source.digests())
+        built = build_key(self.kind, identity, arguments, ignore=self.cache_ignore, tags=self.cache_tags)
         annotation = return_annotation(task.fn)
         codec_of(annotation)
         shorter = task.cache_expiration.total_seconds() if task.cache_expiration else None
@@ -169,6 +174,7 @@ def tiered_cache_key_fn(
     cache_version: str | None = None,
     cache_ignore: tuple[str, ...] = (),
     cache_tags: tuple[CacheTag, ...] = (),
+    cache_source: Sequence[Source] = (),
     cache: TieredCache | None = None,
 ) -> Callable[[TaskRunContext, dict[str, Any]], str | None]:
     """Return a function for ``@task(cache_key_fn=…)`` that looks up and stores in the tiers.
@@ -176,7 +182,12 @@ def tiered_cache_key_fn(
     It is `TieredCachePolicy` in Prefect's older form, with the same limits.
     """
     policy = TieredCachePolicy(
-        kind, cache_version=cache_version, cache_ignore=cache_ignore, cache_tags=cache_tags, cache=cache
+        kind,
+        cache_version=cache_version,
+        cache_ignore=cache_ignore,
+        cache_tags=cache_tags,
+        cache_source=cache_source,
+        cache=cache,
     )
 
     def tiered_cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str | None:
@@ -185,7 +196,10 @@ def tiered_cache_key_fn(
     return tiered_cache_key
 
 
-def identity_of(task: Task[..., Any], cache_version: str | None) -> TaskIdentity:
+def identity_of(
+    task: Task[..., Any], cache_version: str | None, helpers: Mapping[str, str] | None = None
+) -> TaskIdentity:
     """Return what makes a task this task; where it was loaded from is no part of it."""
     qualified_name = getattr(task.fn, "__qualname__", task.name)
-    return TaskIdentity(task.name, qualified_name.rpartition("<locals>.")[2], cache_version, task.source_code)
+    name = qualified_name.rpartition("<locals>.")[2]
+    return TaskIdentity(task.name, name, cache_version, task.source_code, helpers or {})

@@ -48,7 +48,7 @@ class Breaker:
         self._clock = clock
         self._lock = threading.Lock()
         self._open_until: float | None = None
-        self._probing = False
+        self._probe: object | None = None
 
     @property
     def is_open(self) -> bool:
@@ -63,50 +63,54 @@ class Breaker:
         """
         probe = self._admit()
         try:
-            if probe and self._before_close is not None:
+            if probe is not None and self._before_close is not None:
                 self._before_close()  # first: what is read before the tier has caught up may be out of date
             answer = function(*args, **kwargs)
         except TierUnavailableError as error:
-            if probe or error.tier == self._tier:  # a probe that fails for another tier's sake has not succeeded
+            # A probe that fails for another tier's sake has not succeeded.
+            if probe is not None or error.tier == self._tier:
                 self.trip(error.why)
             raise
         except BaseException:
-            if probe:
-                self._probe_over()
+            if probe is not None:
+                self._probe_over(probe)
             raise
-        if probe:
-            self._close()
+        if probe is not None:
+            self._close(probe)
         return answer
 
     def trip(self, why: str) -> None:
-        """Skip the tier from now on."""
+        """Skip the tier from now on; a probe that is under way will not bring it back."""
         with self._lock:
             went = self._open_until is None
             self._open_until = self._clock() + self._reset_seconds
-            self._probing = False
+            self._probe = None
         if went:
             logger.warning("%s is down (%s); going on without it, and trying again", self._tier, why)
             if self._on_change is not None:
                 self._on_change(self._tier, True, why)
 
-    def _admit(self) -> bool:
-        """Return whether this call is a probe; raise when the tier is to be skipped."""
+    def _admit(self) -> object | None:
+        """Return this call's mark if it is a probe; raise when the tier is to be skipped."""
         with self._lock:
             if self._open_until is None:
-                return False
-            if self._probing or self._clock() < self._open_until:
+                return None
+            if self._probe is not None or self._clock() < self._open_until:
                 raise TierUnavailableError(self._tier, "skipped, it failed a moment ago")
-            self._probing = True
-            return True
+            self._probe = object()
+            return self._probe
 
-    def _probe_over(self) -> None:
+    def _probe_over(self, probe: object) -> None:
         with self._lock:
-            self._probing = False
+            if self._probe is probe:
+                self._probe = None
 
-    def _close(self) -> None:
+    def _close(self, probe: object) -> None:
         with self._lock:
+            if self._probe is not probe:
+                return  # the tier failed again meanwhile, or could not be told of an invalidation
             self._open_until = None
-            self._probing = False
+            self._probe = None
         logger.warning("%s is back", self._tier)
         if self._on_change is not None:
             self._on_change(self._tier, False, "")

@@ -4,7 +4,7 @@ Layout under the configured URL::
 
     NAMESPACE/entries/KIND/ab/DIGEST      envelopes
     NAMESPACE/blobs/ab/DIGEST             contents of files
-    NAMESPACE/generations/DIGEST          mirror of invalidations
+    NAMESPACE/generations/DIGEST/NUMBER   mirror of invalidations; the highest number counts
 
 An object appears whole or not at all.
 """
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _ATOMIC_PROTOCOLS: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"})
 _TEMPORARY: Final = ".tmp-"
+_MIRROR_ATTEMPTS: Final = 20
 
 
 class ObjectStore:
@@ -55,8 +56,9 @@ class ObjectStore:
 
     @property
     def label(self) -> str:
-        """The URL, for people; credentials are in the options."""
-        return self._url.rpartition("@")[2]
+        """The URL, for people: without user, password and query, which may be secrets."""
+        scheme, separator, rest = self._url.partition("://")
+        return f"{scheme}{separator}{rest.partition('?')[0].rpartition('@')[2]}"
 
     @property
     def fs(self) -> AbstractFileSystem:
@@ -158,13 +160,15 @@ class ObjectStore:
     def _connect(self) -> tuple[AbstractFileSystem, str]:
         options = dict(self._options)
         if self._url.startswith(("s3:", "s3a:")):
-            limits = {"connect_timeout": self._timeout, "read_timeout": self._timeout, "retries": {"max_attempts": 2}}
+            each = self._timeout / 2  # two attempts, since servers cut idle connections; s3fs alone would make 15
+            limits = {"connect_timeout": each, "read_timeout": each, "retries": {"total_max_attempts": 2}}
             options["config_kwargs"] = limits | dict(options.get("config_kwargs", {}))
             options.setdefault("use_listings_cache", False)
         try:
             fs, root = open_file_system(self._url, skip_instance_cache=True, **options)
         except (ImportError, ValueError) as error:
             raise ConfigurationError(f"object store {self.label}: {error}") from error
+        cast("Any", fs).retries = 1  # s3fs's own, on top of botocore's; others have none
         return fs, root.rstrip("/")
 
 
@@ -210,11 +214,17 @@ class ObjectStoreTier(BackendTier):
         self.store = store
 
     def mirror_generations(self, generations: Mapping[str, int]) -> None:
-        """Keep a copy of these numbers, from which an emptied database is seeded."""
+        """Keep a copy of these numbers, from which an emptied database is seeded.
+
+        Each is an object of its own, so that of two invalidations at once the slower does not lower the number.
+        """
         with self._outage():
             for scope, number in generations.items():
                 content = orjson.dumps({"scope": scope, "number": number})
-                self.store.write(self._generation_path(scope), content)
+                self.store.write(self._generation_path(scope, number), content)
+                folder = self._generation_path(scope)
+                kept = {path: _number_in(path) for path, _ in self.store.walk(folder) if _TEMPORARY not in path}
+                self.store.delete([path for path, other in kept.items() if other < max(kept.values())])
 
     def mirrored_generations(self) -> dict[str, int]:
         """Return all numbers of the mirror.
@@ -224,17 +234,26 @@ class ObjectStoreTier(BackendTier):
         """
         numbers: dict[str, int] = {}
         with self._outage():
-            prefix = self.store.path(self.namespace, "generations")
-            paths = [path for path, _ in self.store.walk(prefix) if _TEMPORARY not in path]
-            for path, data in self.store.read_many(paths).items():
+            for path, data in self._mirror().items():
                 try:
                     content: dict[str, Any] = orjson.loads(data)
-                    numbers[str(content["scope"])] = int(content["number"])
+                    scope, number = str(content["scope"]), int(content["number"])
                 except (ValueError, KeyError, TypeError) as error:
                     raise TierUnavailableError(self.name, f"mirror of generations: {describe(error)}") from error
-                if self._generation_path(str(content["scope"])) != path:
+                if self._generation_path(scope, number) != path:
                     raise TierUnavailableError(self.name, f"mirror of generations: {path} holds another scope")
+                numbers[scope] = max(number, numbers.get(scope, 0))
         return numbers
+
+    def _mirror(self) -> dict[str, bytes]:
+        """Return all objects of the mirror. One that goes while it is read gave way to a higher number: look again."""
+        prefix = self.store.path(self.namespace, "generations")
+        for _ in range(_MIRROR_ATTEMPTS):
+            paths = [path for path, _ in self.store.walk(prefix) if _TEMPORARY not in path]
+            found = self.store.read_many(paths)
+            if len(found) == len(paths):
+                return found
+        raise TierUnavailableError(self.name, "mirror of generations: it changes faster than it can be read")
 
     def _fetch(
         self, keys: Sequence[str], scopes: Sequence[str]
@@ -267,5 +286,11 @@ class ObjectStoreTier(BackendTier):
         kind, _, digest = key.partition(":")
         return self.store.path(self.namespace, "entries", kind, f"{digest_bytes(digest.encode())[:2]}", digest)
 
-    def _generation_path(self, scope: str) -> str:
-        return self.store.path(self.namespace, "generations", digest_bytes(scope.encode()))
+    def _generation_path(self, scope: str, *number: int) -> str:
+        return self.store.path(self.namespace, "generations", digest_bytes(scope.encode()), *map(str, number))
+
+
+def _number_in(path: str) -> int:
+    """Return the number that an object of the mirror is named after; a stray file's is the lowest."""
+    name = path.rpartition("/")[2]
+    return int(name) if name.isdecimal() else -1

@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Final, cast
+from typing import ClassVar, Final, cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -103,13 +103,11 @@ class RedisTier(BackendTier):
         Raises:
             TierUnavailableError: Redis, or one of its connected replicas, did not confirm.
         """
-        with self._outage():
-            pipe = self._client.pipeline(transaction=False)
+        with self._outage(), self._client.client() as one:  # WAIT speaks of its own connection's writes
             for scope, number in generations.items():
-                pipe.eval(_RAISE, 1, self._generation_key(scope), number, GENERATION_TTL_MS)  # pyright: ignore[reportUnknownMemberType]
-            pipe.info("replication")
-            replicas = int(cast("dict[str, Any]", pipe.execute()[-1]).get("connected_slaves", 0))
-            if replicas and self._client.wait(replicas, _REPLICA_TIMEOUT_MS) < replicas:
+                one.eval(_RAISE, 1, self._generation_key(scope), str(number), str(GENERATION_TTL_MS))
+            replicas = int(one.info("replication").get("connected_slaves", 0))
+            if replicas and one.wait(replicas, _REPLICA_TIMEOUT_MS) < replicas:
                 raise TierUnavailableError(self.name, f"not all of {replicas} replicas confirmed")
 
     def close(self) -> None:
@@ -128,14 +126,16 @@ class RedisTier(BackendTier):
 
     def _store(self, items: Sequence[tuple[Entry, bytes]]) -> set[str]:
         pipe = self._client.pipeline(transaction=False)
+        keys: list[str] = []
         now = time.time()
         for entry, envelope in items:
             if "redis" not in entry.placement:
                 raise EntryRefusedError(self.name, f"{entry.key} is too large for Redis, or holds file contents")
-            ttl_ms = int((entry.expires_at - now) * 1000)
-            pipe.eval(_SET_UNLESS_NEWER, 1, self._entry_key(entry.key), envelope, max(ttl_ms, 1), entry.fence)  # pyright: ignore[reportUnknownMemberType]
+            if (ttl_ms := int((entry.expires_at - now) * 1000)) > 0:
+                keys.append(entry.key)
+                pipe.eval(_SET_UNLESS_NEWER, 1, self._entry_key(entry.key), envelope, ttl_ms, entry.fence)  # pyright: ignore[reportUnknownMemberType]
         answers = cast("list[int]", pipe.execute())
-        return {entry.key for (entry, _), stored in zip(items, answers, strict=True) if stored}
+        return {key for key, stored in zip(keys, answers, strict=True) if stored}
 
     def _remove(self, keys: Sequence[str]) -> int:
         return self._client.unlink(*(self._entry_key(key) for key in keys)) if keys else 0

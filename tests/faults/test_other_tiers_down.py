@@ -218,7 +218,7 @@ def test_when_the_mirror_cannot_be_read_an_emptied_database_serves_nothing(
     first.put("transcript:1", "old", kind=TRANSCRIPT)
     first.invalidate(key="transcript:1")
     first.close()
-    (mirror,) = [path for path in (first.settings.home / "objects").rglob("generations/*") if path.is_file()]
+    (mirror,) = [path for path in (first.settings.home / "objects").rglob("generations/*/*") if path.is_file()]
     mirror.write_bytes(b"damaged")
     emptied = make_cache(database_url=f"sqlite:///{tmp_path / 'two.db'}")
     assert emptied.get("transcript:1") is NO_VALUE

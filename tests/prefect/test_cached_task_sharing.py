@@ -231,3 +231,34 @@ def test_a_task_that_is_cancelled_while_it_waits_for_another_leaves_no_lease(cac
     assert run_async(cancel_the_waiting()) == 1
     assert calls.count == 1
     assert leases_held(cache) == []
+
+
+@pytest.mark.promise("No lease is left behind", tries="100 task runs, sync and async, some of which fail")
+def test_a_hundred_task_runs_leave_no_lease(cache: TieredCache) -> None:
+    @cached_task(kind=TRANSCRIPT)
+    def number(value: int) -> int:
+        if value % 9 == 8:
+            raise ValueError(value)
+        return value
+
+    @cached_task(kind=TRANSCRIPT)
+    async def later(value: int) -> int:
+        await asyncio.sleep(0)
+        if value % 9 == 8:
+            raise ValueError(value)
+        return value
+
+    @flow(task_runner=cast("Any", ThreadPoolTaskRunner(max_workers=8)))
+    def in_threads() -> list[Any]:
+        futures = number.map([run // 2 for run in range(50)])
+        return [future.result(raise_on_failure=False) for future in futures]
+
+    @flow
+    async def in_coroutines() -> list[Any]:
+        return await asyncio.gather(*(later(run // 2) for run in range(50)), return_exceptions=True)
+
+    for answers in (in_threads(), run_async(in_coroutines())):
+        for run, answer in enumerate(answers):
+            assert isinstance(answer, ValueError) if run // 2 % 9 == 8 else answer == run // 2
+    assert leases_held(cache) == []
+    assert cast("Any", cache.parts.leases)._held == {}

@@ -47,7 +47,7 @@ def header_of(entry: Entry, **changes: Any) -> bytes:
 @given(
     value=json_values,
     tags=st.lists(texts.filter(bool), max_size=4, unique=True),
-    fence=st.integers(0, 2**64 - 1),
+    fence=st.integers(0, 2**63 - 1),
     usage=st.dictionaries(texts, st.floats(0, 1e9), max_size=3),
     manifest=st.dictionaries(texts, json_values, max_size=3),
 )
@@ -130,6 +130,12 @@ WRONG_HEADERS = [
     header_of(entry_for(), placement=[["redis"]]),
     header_of(entry_for(), blobs=[1]),
     header_of(entry_for(), blobs={"ab": "x"}),
+    header_of(entry_for(), blobs={"../../../secret": 1}),
+    header_of(entry_for(), blobs={"ab" * 32: -1}),
+    header_of(entry_for(), expires_at=1e300),
+    header_of(entry_for(), usage=[1]),
+    header_of(entry_for(), usage={"tokens": "many"}),
+    header_of(entry_for(), manifest=["task"]),
     header_of(entry_for(), key="../../etc/passwd"),
     header_of(entry_for(), key=7),
 ]

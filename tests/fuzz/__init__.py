@@ -1,0 +1,1 @@
+"""Random and damaged bytes for everything that decodes."""

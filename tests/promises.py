@@ -1,0 +1,88 @@
+"""The promises of the cache and the tests that try to break them, as a table made from a test run.
+
+A test says what it tries to break: ``@pytest.mark.promise("A hit is never stale", tries="10,000 reads")``. What it
+counts while it runs it may add with ``record_property("tries", …)``. ``make reliability`` runs these tests, and
+writes ``docs/reliability.md``.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import platform
+from collections import defaultdict
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_HEAD = """# Reliability
+
+What the cache promises, the test that tries to break it, how often it tries, and how that ended. Made by
+`make reliability` from a run on {day}, {machine}; a test makes sure that no row is missing.
+
+| promise | test | tries | result |
+| --- | --- | --- | --- |
+"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--reliability", metavar="FILE", help="write the table of promises to this file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "promise(text, tries): what the test tries to break")
+    target = config.getoption("--reliability")
+    if target and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Table(Path(target)), "promises-table")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
+    """Send the promise with the report, since the table is written by another process than the test's."""
+    marker = item.get_closest_marker("promise")
+    if marker is not None and call.when == "call":
+        item.user_properties.append(("promise", marker.args[0]))
+        if "tries" in marker.kwargs:
+            item.user_properties.append(("tries", marker.kwargs["tries"]))
+    return (yield)
+
+
+class _Table:
+    """Collects what became of the promises, and writes it down."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._outcomes: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        self._tries: dict[tuple[str, str], str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        properties = dict(report.user_properties)
+        if report.when != "call" or "promise" not in properties:
+            return
+        row = (str(properties["promise"]), report.nodeid.partition("[")[0])
+        self._outcomes[row].append(report.outcome)
+        if "tries" in properties:
+            self._tries[row] = str(properties["tries"])
+
+    def pytest_sessionfinish(self) -> None:
+        day = dt.datetime.now(dt.UTC).date().isoformat()
+        machine = f"Python {platform.python_version()} on {platform.system()}"
+        lines = [
+            f"| {promise} | `{test}` | {self._count(promise, test)} | {_verdict(self._outcomes[promise, test])} |\n"
+            for promise, test in sorted(self._outcomes)
+        ]
+        self._target.write_text(_HEAD.format(day=day, machine=machine) + "".join(lines), encoding="utf-8")
+
+    def _count(self, promise: str, test: str) -> str:
+        cases = len(self._outcomes[promise, test])
+        tries = self._tries.get((promise, test), "")
+        return f"{tries}, {cases} ways" if tries and cases > 1 else tries or str(cases)
+
+
+def _verdict(outcomes: list[str]) -> str:
+    broken = sum(outcome == "failed" for outcome in outcomes)
+    skipped = sum(outcome == "skipped" for outcome in outcomes)
+    if broken:
+        return f"broken in {broken} of {len(outcomes)}"
+    return f"held, {skipped} not run" if skipped else "held"
