@@ -31,6 +31,7 @@ MAX_PAYLOAD_BYTES: Final = 256 * 1024 * 1024
 _MOST_PER_BYTE: Final = 255
 """What a byte of LZ4 can stand for at most (https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md)."""
 
+_PLACES: Final = frozenset({"redis", "sql", "object_store"})
 _PREFIX = struct.Struct(">4sBBQI")
 _DIGEST_BYTES: Final = 32
 _BODY: Final = _PREFIX.size + _DIGEST_BYTES
@@ -117,6 +118,15 @@ def _digest(prefix: bytes | memoryview, header: bytes | memoryview, payload: byt
     return hasher.digest()
 
 
+def _places(names: Any) -> frozenset[str]:
+    """Return the tiers of a header; ValueError when it names something else."""
+    places = frozenset(names)
+    if not places <= _PLACES:
+        msg = f"{sorted(map(repr, places))} are not all tiers"
+        raise ValueError(msg)
+    return places
+
+
 def _header(entry: Entry, *, with_manifest: bool) -> dict[str, Any]:
     """Return what the header says; what is empty is left out, to keep small entries small."""
     header: dict[str, Any] = {
@@ -149,7 +159,7 @@ def _entry(packed: memoryview, fence: int, payload: bytes, key: str) -> Entry:
             tags=tuple(str(tag) for tag in header.get("tags", ())),
             generations=tuple(int(number) for number in header["generations"]),
             fence=fence,
-            placement=frozenset(header["placement"]),
+            placement=_places(header["placement"]),
             size=int(header["size"]),
             payload=payload,
             blobs={str(digest): int(size) for digest, size in header.get("blobs", {}).items()},

@@ -1,7 +1,7 @@
 """Every command and code block of the README works as it stands.
 
 Two are run elsewhere: `make test` by whoever runs this, and the deployment's commands by
-`tests/pipeline/test_deployment.py`, which takes them from the README.
+`tests/pipeline/test_deployment.py`; a test here compares the two.
 """
 
 import importlib.util
@@ -20,6 +20,7 @@ from prefect.settings import PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary
 
 from cache_blocks import CacheKind, CacheSettings
 from tests.docs.blocks import ROOT, Block, blocks_of, shell_block
+from tests.pipeline.test_deployment import DEPLOY, ON_DEMAND
 
 README = "README.md"
 PARTS = ("Makefile", "README.md", "pyproject.toml", "requirements", "samples", "flows", "tasks", "cache_blocks")
@@ -83,6 +84,18 @@ def test_make_demo_and_the_command_line(checkout: Path) -> None:
     assert len(list((checkout / ".demo" / "output").glob("*.srt"))) == 5
     for command in shell_block(README, "cache-blocks stats").commands:
         run(command, checkout, CACHE_BLOCKS_HOME=str(checkout / ".demo" / "cache"))
+
+
+def test_the_commands_of_the_deployment_are_those_that_its_test_runs() -> None:
+    told = [shlex.split(line) for start in ("prefect work-pool", "prefect deployment run") for line in
+            shell_block(README, start).commands]  # fmt: skip
+    run_by_test = [
+        ["work-pool", "create", "speech", "--type", "process"],
+        DEPLOY,
+        ["worker", "start", "--pool", "speech"],
+    ]
+    assert [words[1:] for words in told[:3]] == run_by_test
+    assert told[3][:4] == ["prefect", "deployment", "run", ON_DEMAND]
 
 
 def test_the_wheel_holds_the_plugin_alone(tmp_path: Path) -> None:

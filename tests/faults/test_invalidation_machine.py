@@ -364,11 +364,13 @@ def run(servers: Servers, examples: int, **more: Any) -> Counter[str]:
     return Machine.served
 
 
+@pytest.mark.promise("An invalidated result is never served", tries="60 stories of up to 40 steps")
 def test_no_story_ends_in_a_stale_serve(folder: Path, redis_url: str) -> None:
     served = run(Servers(folder, redis_url), 60)
     assert served["redis"] > 50, f"a cache that never serves is never stale: {served}"
 
 
+@pytest.mark.promise("An invalidated result is never served", tries="20 stories of up to 40 steps")
 def test_no_story_of_a_cache_without_redis_does(folder: Path) -> None:
     served = run(Servers(folder), 20)
     assert served["memory"] > 5, served

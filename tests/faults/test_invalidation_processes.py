@@ -83,6 +83,9 @@ class Run:
         return cast("dict[str, int]", orjson.loads(answer))
 
 
+@pytest.mark.promise(
+    "An invalidated result is never served", tries="at least 10,000 reads that overlap one, 4 processes"
+)
 def test_no_read_that_overlaps_an_invalidation_is_stale(environment: dict[str, str]) -> None:
     counts = Run(environment, OVERLAPPING_EACH).counts()
     assert counts["overlapping"] >= READERS * OVERLAPPING_EACH, counts
@@ -95,6 +98,7 @@ def test_without_the_check_of_generations_stale_reads_are_found(environment: dic
     assert counts["stale"] >= STALE_IN_A_MUTANT, counts
 
 
+@pytest.mark.promise("An invalidated result is never served", tries="about 2,000 reads that overlap one, 4 processes")
 def test_nor_when_redis_and_sql_lose_what_they_know_meanwhile(
     environment: dict[str, str], redis_client: Redis, postgres_url: str
 ) -> None:

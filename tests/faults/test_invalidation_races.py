@@ -69,6 +69,7 @@ def racing_reseed(
 
 
 @pytest.mark.parametrize("evicted", [False, True], ids=["kept", "evicted again"])
+@pytest.mark.promise("An invalidated result is never served")
 def test_a_reader_that_was_overtaken_revives_no_old_number(
     monkeypatch: pytest.MonkeyPatch, redis_url: str, redis_client: Redis, make_cache: MakeCache, *, evicted: bool
 ) -> None:
@@ -85,6 +86,7 @@ def test_without_compare_and_set_it_would(
 
 
 @pytest.mark.parametrize("step", ["the mirror is told", "redis is told"])
+@pytest.mark.promise("An invalidated result is never served")
 def test_a_database_that_is_emptied_during_an_invalidation_knows_it_afterwards(
     monkeypatch: pytest.MonkeyPatch, redis_url: str, redis_client: Redis, make_cache: MakeCache, step: str
 ) -> None:
@@ -107,6 +109,7 @@ def test_a_database_that_is_emptied_during_an_invalidation_knows_it_afterwards(
     assert cache.get(KEY) is NO_VALUE
 
 
+@pytest.mark.promise("An invalidated result is never served")
 def test_of_two_invalidations_at_once_the_slower_does_not_lower_the_mirror(make_cache: MakeCache) -> None:
     cache = make_cache()
     far = cast("Any", cache.parts.chain.tier("object_store"))
@@ -115,6 +118,7 @@ def test_of_two_invalidations_at_once_the_slower_does_not_lower_the_mirror(make_
     assert far.mirrored_generations() == {"all": 7}
 
 
+@pytest.mark.promise("An invalidated result is never served")
 def test_a_probe_under_way_does_not_bring_back_a_tier_that_could_not_be_told(
     monkeypatch: pytest.MonkeyPatch, redis_server: StartRedis, make_cache: MakeCache
 ) -> None:
@@ -138,6 +142,7 @@ def test_a_probe_under_way_does_not_bring_back_a_tier_that_could_not_be_told(
     assert set(found) == {NO_VALUE}
 
 
+@pytest.mark.promise("An invalidated result is never served")
 def test_a_tier_that_was_skipped_for_sqls_sake_does_not_count_as_told(
     monkeypatch: pytest.MonkeyPatch, redis_url: str, make_cache: MakeCache
 ) -> None:
@@ -157,6 +162,7 @@ def test_a_tier_that_was_skipped_for_sqls_sake_does_not_count_as_told(
     assert cache.get(KEY) is NO_VALUE
 
 
+@pytest.mark.promise("An invalidated result is never served")
 def test_what_this_process_could_not_tell_outlasts_an_emptied_database(
     redis_server: StartRedis, make_cache: MakeCache
 ) -> None:
@@ -173,6 +179,7 @@ def test_what_this_process_could_not_tell_outlasts_an_emptied_database(
     assert cache.parts.chain.tier("redis").read([], [f"key:{KEY}"]).generations == {f"key:{KEY}": 1}
 
 
+@pytest.mark.promise("An invalidated result is never served")
 def test_the_command_line_fails_when_redis_could_not_be_told_and_gc_completes_it(
     redis_server: StartRedis, make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def copies(cache: TieredCache, key: str) -> dict[str, Entry]:
 @pytest.mark.parametrize("hot", ["redis", "memory"])
 @given(kind=kinds(), passed=st.floats(0.0, 0.95), lost=st.sets(st.sampled_from(["memory", "redis", "sql"])))
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.promise("No copy outlives the one end of its entry")
 def test_no_tier_outlives_the_record(
     request: pytest.FixtureRequest, hot: str, kind: CacheKind, passed: float, lost: set[str]
 ) -> None:
@@ -91,6 +92,7 @@ def demand_redis_ends(client: Redis, namespace: str, end: float) -> None:
 
 
 @pytest.mark.parametrize("lost", [(), ("redis",), ("redis", "sql")], ids=["nothing", "redis", "redis and sql"])
+@pytest.mark.promise("No copy outlives the one end of its entry")
 def test_a_promotion_takes_what_is_left(redis_url: str, redis_client: Redis, lost: tuple[str, ...]) -> None:
     """Of thirty days twenty-nine have passed: whichever tier still has it, Redis gets one day and not thirty."""
     day = 86400.0

@@ -126,6 +126,7 @@ def test_a_file_that_the_object_store_does_not_take_is_returned_all_the_same(
     assert not cache.lookup("audio-preprocessing:1").is_hit
 
 
+@pytest.mark.promise("A tier that is down, slow or full breaks no call")
 def test_with_everything_down_every_call_computes(
     redis_server: StartRedis, make_cache: MakeCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_lookup_that_needs_nothing_of_a_tier_does_not_take_it_for_well(
 # Emptied servers
 
 
+@pytest.mark.promise("An emptied tier loses no more than it held, and revives nothing")
 def test_an_emptied_redis_and_database_leave_the_transcripts(
     redis_url: str, redis_client: Redis, make_cache: MakeCache, tmp_path: Path
 ) -> None:
@@ -186,6 +188,7 @@ def test_an_emptied_redis_and_database_leave_the_transcripts(
     [{"key": "transcript:1"}, {"kind": "transcript"}, {"tag": "recording:a"}, {}],
     ids=["key", "kind", "tag", "all"],
 )
+@pytest.mark.promise("An emptied tier loses no more than it held, and revives nothing")
 def test_an_emptied_database_does_not_revive_what_was_invalidated(
     redis_url: str, redis_client: Redis, make_cache: MakeCache, tmp_path: Path, scope: dict[str, str]
 ) -> None:

@@ -57,6 +57,7 @@ def test_what_redis_did_not_take_is_counted(redis_server: StartRedis, make_cache
     assert cache.get("transcript:3") == "text", "SQL has it"
 
 
+@pytest.mark.promise("A tier that hangs costs a timeout a probe, not one a lookup", tries="200 lookups")
 def test_frozen_it_costs_its_timeout_a_few_times_and_not_once_a_lookup(
     redis_server: StartRedis, make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +110,7 @@ def test_emptied_it_is_filled_again_from_sql(redis_url: str, redis_client: Redis
     assert [cache.lookup(key).tier for key in keys] == ["redis"] * 5
 
 
+@pytest.mark.promise("An invalidation that could not be told says so, and is completed")
 def test_an_invalidation_that_did_not_reach_it_says_so_and_is_completed_before_it_is_trusted(
     redis_server: StartRedis, make_cache: MakeCache
 ) -> None:
@@ -149,6 +151,7 @@ def test_an_invalidation_while_it_was_dead_is_told_when_it_is_back(
     assert cache.get("transcript:1") is NO_VALUE
 
 
+@pytest.mark.promise("An invalidated result is never served")
 def test_when_redis_evicts_generations_sql_is_asked(redis_url: str, redis_client: Redis, make_cache: MakeCache) -> None:
     cache = make_cache(redis_url=redis_url)
     cache.put("transcript:1", "old", kind=TRANSCRIPT)

@@ -60,6 +60,7 @@ def test_a_promoted_copy_gets_what_is_left_of_its_lifetime(
     assert 9.9 * DAY < left <= 10 * DAY
 
 
+@pytest.mark.promise("No copy outlives the one end of its entry")
 def test_no_copy_outlives_the_entry(servers: CacheSettings, shared: TieredCache, redis_client: Redis) -> None:
     long_ago = TieredCache(servers, clock=lambda: time.time() - 31 * DAY)
     long_ago.put("transcript:1", "text", kind=TRANSCRIPT)

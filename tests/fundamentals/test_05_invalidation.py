@@ -70,6 +70,7 @@ def test_what_is_computed_afterwards_counts(both: tuple[TieredCache, TieredCache
     [{"key": "transcript:1"}, {"kind": TRANSCRIPT}, {"tag": "recording:a"}, {}],
     ids=["key", "kind", "tag", "everything"],
 )
+@pytest.mark.promise("An invalidated result is never served")
 def test_a_slow_writer_cannot_bring_back_what_was_invalidated_meanwhile(
     both: tuple[TieredCache, TieredCache], scope: dict[str, Any]
 ) -> None:

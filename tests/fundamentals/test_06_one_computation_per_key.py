@@ -44,6 +44,7 @@ def all_at_once(ask: Callable[[int], str]) -> list[str | BaseException]:
         return list(pool.map(one, range(THREADS)))
 
 
+@pytest.mark.promise("One computation per key")
 def test_one_computes_and_the_others_take_its_result(cache: TieredCache) -> None:
     computed: list[int] = []
     all_have_missed = threading.Semaphore(0)

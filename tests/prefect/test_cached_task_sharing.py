@@ -42,6 +42,7 @@ def crowd(cache: TieredCache, monkeypatch: pytest.MonkeyPatch) -> Crowd:
     return crowd
 
 
+@pytest.mark.promise("One computation per key", tries="16 task runs")
 def test_sixteen_equal_calls_in_one_map_compute_once(cache: TieredCache, crowd: Crowd) -> None:
     calls = Calls()
 
@@ -110,6 +111,7 @@ def test_those_who_wait_for_a_computation_that_fails_compute_themselves(cache: T
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["transaction", "nested transaction"])
+@pytest.mark.promise("Equal calls in one transaction or task do not deadlock")
 def test_equal_calls_in_one_transaction_do_not_wait_for_each_other(cache: TieredCache, *, nested: bool) -> None:
     calls = Calls()
 
