@@ -37,7 +37,7 @@ test-long: $(VENV)/test.stamp ## run the tests that take minutes each
 	{ code=$$?; [ $$code -eq 5 ] && echo "There are no long tests."; }
 
 reliability: $(VENV)/test.stamp ## try to break every promise, long tests too, and write docs/reliability.md
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m promise --reliability docs/reliability.md $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m promise --reliability=docs/reliability.md tests $(ARGS)
 
 fuzz: $(VENV)/test.stamp ## feed random and damaged bytes to the decoders, FUZZ_SECONDS (60) for each
 	$(BIN)/python -m pytest -n 2 -m long tests/fuzz $(ARGS)

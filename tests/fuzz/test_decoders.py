@@ -25,7 +25,9 @@ from cache_blocks.testing import KEY, entry_for
 from cache_blocks.values import ValueCodec
 from tests.unit.test_codec import json_values
 
-pytestmark = pytest.mark.long
+# Hypothesis takes a thread that another test has left behind, and that rolls dice, for a strategy that does.
+_STRANGERS = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+pytestmark = [pytest.mark.long, _STRANGERS]
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "60"))
 EXAMPLES_AT_ONCE = 1000
 MOST_BYTES = 64 * 1024 * 1024
