@@ -10,11 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, Literal
+from typing import Final
 
 from cache_blocks.errors import ConfigurationError
-
-TierName = Literal["memory", "redis", "sql", "object_store"]
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB

@@ -18,7 +18,7 @@ import pytest
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
 
-from cache_blocks import CacheKind, CacheSettings
+from cache_blocks import NO_VALUE, TRANSCRIPT, CacheKind, CacheSettings, TieredCache
 from tests.docs.blocks import ROOT, Block, blocks_of, shell_block
 from tests.pipeline.test_deployment import DEPLOY, ON_DEMAND
 
@@ -34,7 +34,7 @@ RUN_BY = {
     "prefect deployment run": "tests/pipeline/test_deployment.py",
     "from pathlib import Path": "test_the_adoption_example_caches",
     "from datetime import timedelta": "test_a_kind_is_one_line",
-    "from cache_blocks import TRANSCRIPT, TieredCache": "test_the_invalidation_example_runs",
+    "from cache_blocks import TRANSCRIPT, TieredCache": "test_the_invalidation_example_invalidates",
 }
 
 
@@ -122,8 +122,11 @@ def test_a_kind_is_one_line(tmp_path: Path) -> None:
     assert isinstance(module.DIARIZATION, CacheKind)
 
 
-def test_the_invalidation_example_runs(tmp_path: Path) -> None:
+def test_the_invalidation_example_invalidates(tmp_path: Path) -> None:
+    cache = TieredCache.from_settings()
+    cache.put("transcript:a", "kept", kind=TRANSCRIPT)
     _import(_python("from cache_blocks import TRANSCRIPT, TieredCache"), tmp_path)
+    assert cache.get("transcript:a") is NO_VALUE
 
 
 def test_the_settings_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
