@@ -9,6 +9,7 @@ CacheError
 │   └── UnknownVersionError      an envelope of another version of this package
 ├── TierError                    a tier did not do what it was asked; `tier` names it
 │   ├── TierUnavailableError     it is down, too slow, or its breaker is open
+│   │   └── TierFullError        it takes nothing more, and still answers
 │   └── EntryRefusedError        the entry does not belong there (too large, or file contents)
 ├── BlobMissingError             the bytes of a CachedFile are in no place that this process reaches
 └── InvalidationIncompleteError  SQL knows of an invalidation, but a tier could not be told yet
@@ -90,6 +91,10 @@ class TierError(CacheError):
 
 class TierUnavailableError(TierError):
     """The tier is down, too slow, or its circuit breaker is open."""
+
+
+class TierFullError(TierUnavailableError):
+    """The tier has no room for this; it still answers, and is asked on."""
 
 
 class EntryRefusedError(TierError):

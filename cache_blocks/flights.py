@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from cache_blocks.calls import Found
-    from cache_blocks.leases import LeaseKeeper
+    from cache_blocks.lease_keeper import LeaseKeeper
+    from cache_blocks.leases import LeaseView
 
 _FIRST_WAIT: Final = 0.01
 _LONGEST_WAIT: Final = 0.25
@@ -108,7 +109,7 @@ class Flight:
         if self._waited_for:
             view = leases.view(self._key)
             if view.state is LeaseState.HELD and view.token == self._waited_for:
-                return self._again()
+                return self._again(view)
             if view.state is LeaseState.FAILED and view.token == self._waited_for:
                 return Turn(ticket=self._ticket(""))
             if (found := self._look()).lookup.is_hit:
@@ -116,7 +117,7 @@ class Flight:
         view = leases.acquire(self._key)
         if view.state is not LeaseState.MINE:
             self._waited_for = view.token
-            return self._again()
+            return self._again(view)
         try:
             found = self._look()
             turn = Turn(hit=found) if found.lookup.is_hit else Turn(ticket=self._ticket(view.token))
@@ -127,9 +128,10 @@ class Flight:
             leases.release(self._key, view.token)
         return turn
 
-    def _again(self) -> Turn:
-        """Wait longer each time, and not in step with the others."""
+    def _again(self, view: LeaseView) -> Turn:
+        """Wait longer each time, and not in step with the others; never past the end of the lease."""
         wait = self._wait * random.uniform(0.5, 1.0)  # noqa: S311 - spreads polls, guards nothing
+        wait = min(wait, max(view.seconds_left, _FIRST_WAIT))
         self._wait = min(self._wait * 1.5, _LONGEST_WAIT)
         return Turn(wait=wait)
 

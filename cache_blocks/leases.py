@@ -6,28 +6,21 @@ that those who waited for it go on at once and not one after another.
 
 from __future__ import annotations
 
-import logging
-import os
-import secrets
-import threading
-import weakref
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import redis
 import sqlalchemy as sa
 
-from cache_blocks.errors import TierUnavailableError
 from cache_blocks.schema import LeaseRow, table
-from cache_blocks.tiers.base import describe
+from cache_blocks.tiers.base import unavailable
 
 if TYPE_CHECKING:
-    from cache_blocks.database import Database
-    from cache_blocks.tiers.breaker import Breaker
+    from collections.abc import Sequence
 
-logger = logging.getLogger("cache_blocks")
+    from cache_blocks.database import Database
 
 FAILURE_MARK_SECONDS: Final = 2.0
 """How long a failure stays visible; longer than any waiter's poll."""
@@ -51,10 +44,12 @@ class LeaseView:
     Attributes:
         state: What there is.
         token: Identity of the attempt that holds it, or whose failure is marked.
+        seconds_left: When a held one ends, unless it is renewed; it is free then.
     """
 
     state: LeaseState
     token: str = ""
+    seconds_left: float = field(default=0.0, compare=False)
 
 
 class LeaseBook(ABC):
@@ -86,18 +81,26 @@ class LeaseBook(ABC):
         """Give the lease back if it is still this attempt's, leaving a mark if its computation failed."""
 
 
-_ACQUIRE: Final = """
-local held = redis.call('GET', KEYS[1])
-if held and string.sub(held, 1, 1) == 'h' then return held end
-redis.call('SET', KEYS[1], 'h' .. ARGV[1], 'PX', ARGV[2])
-return 'm' .. ARGV[1]
+_HELD: Final = """
+local held = redis.pcall('GET', KEYS[1])
+local left = redis.call('PTTL', KEYS[1])
+if type(held) ~= 'string' or left <= 0 then held = '' end
 """
-_RENEW: Final = """
-if redis.call('GET', KEYS[1]) ~= 'h' .. ARGV[1] then return 0 end
+"""What is of another type, or has no end, is no lease."""
+_ACQUIRE: Final = f"""{_HELD}
+if string.sub(held, 1, 1) == 'h' then return {{held, left}} end
+redis.call('SET', KEYS[1], 'h' .. ARGV[1], 'PX', ARGV[2])
+return {{'m' .. ARGV[1], ARGV[2]}}
+"""
+_VIEW: Final = f"""{_HELD}
+return {{held, left}}
+"""
+_RENEW: Final = f"""{_HELD}
+if held ~= 'h' .. ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
-_RELEASE: Final = """
-if redis.call('GET', KEYS[1]) ~= 'h' .. ARGV[1] then return 0 end
+_RELEASE: Final = f"""{_HELD}
+if held ~= 'h' .. ARGV[1] then return 0 end
 if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end
 redis.call('SET', KEYS[1], 'f' .. ARGV[1], 'PX', ARGV[2])
 return 1
@@ -119,10 +122,7 @@ class RedisLeases(LeaseBook):
 
     def view(self, key: str) -> LeaseView:
         """See `LeaseBook.view`."""
-        try:
-            return _parse(cast("bytes | None", self._client.get(self._name(key))))
-        except self._outages as error:
-            raise TierUnavailableError("redis", describe(error)) from error
+        return _parse(self._run(_VIEW, key))
 
     def renew(self, key: str, token: str) -> bool:
         """See `LeaseBook.renew`."""
@@ -139,15 +139,15 @@ class RedisLeases(LeaseBook):
         try:
             return self._client.eval(script, 1, self._name(key), *arguments)  # pyright: ignore[reportUnknownMemberType]
         except self._outages as error:
-            raise TierUnavailableError("redis", describe(error)) from error
+            raise unavailable("redis", error) from error
 
 
-def _parse(value: bytes | None) -> LeaseView:
-    if not value:
+def _parse(answer: Sequence[Any]) -> LeaseView:
+    states = {b"h": LeaseState.HELD, b"f": LeaseState.FAILED, b"m": LeaseState.MINE}
+    value, left = bytes(answer[0]), float(answer[1])
+    if value[:1] not in states or not value.isascii():
         return LeaseView(LeaseState.FREE)
-    states = {"h": LeaseState.HELD, "f": LeaseState.FAILED, "m": LeaseState.MINE}
-    text = value.decode()
-    return LeaseView(states[text[0]], text[1:])
+    return LeaseView(states[value[:1]], value[1:].decode(), left / 1000)
 
 
 class SqlLeases(LeaseBook):
@@ -174,15 +174,13 @@ class SqlLeases(LeaseBook):
 
     def view(self, key: str) -> LeaseView:
         """See `LeaseBook.view`."""
+        left = _lease.c.expires_at - self._database.now()
         with self._database.read() as connection:
-            row = connection.execute(
-                sa.select(_lease.c.token, _lease.c.failed).where(
-                    self._is(key), _lease.c.expires_at > self._database.now()
-                )
-            ).one_or_none()
+            statement = sa.select(_lease.c.token, _lease.c.failed, left.label("left")).where(self._is(key), left > 0)
+            row = connection.execute(statement).one_or_none()
         if row is None:
             return LeaseView(LeaseState.FREE)
-        return LeaseView(LeaseState.FAILED if row.failed else LeaseState.HELD, row.token)
+        return LeaseView(LeaseState.FAILED if row.failed else LeaseState.HELD, row.token, float(row.left))
 
     def renew(self, key: str, token: str) -> bool:
         """See `LeaseBook.renew`."""
@@ -200,88 +198,3 @@ class SqlLeases(LeaseBook):
 
     def _is(self, key: str) -> Any:
         return (_lease.c.namespace == self.namespace) & (_lease.c.key == key)
-
-
-class LeaseKeeper:
-    """Renews the leases that this process holds, from one daemon thread that runs while there are any.
-
-    Args:
-        book: Where the leases are.
-        breaker: Breaker of that place.
-    """
-
-    def __init__(self, book: LeaseBook, breaker: Breaker) -> None:
-        self._book = book
-        self._breaker = breaker
-        self._held: dict[str, str] = {}
-        self._wake = threading.Condition()
-        self._running = False
-        _keepers.add(self)
-
-    def view(self, key: str) -> LeaseView:
-        """Return what there is; see `LeaseBook.view`."""
-        return self._breaker.call(self._book.view, key)
-
-    def acquire(self, key: str) -> LeaseView:
-        """Take a lease and keep it renewed; see `LeaseBook.acquire`."""
-        token = secrets.token_hex(12)
-        view = self._breaker.call(self._book.acquire, key, token)
-        if view.state is LeaseState.MINE:
-            with self._wake:
-                self._held[key] = view.token
-                if not self._running:
-                    self._running = True
-                    threading.Thread(target=self._renew_all, name="cache-blocks-leases", daemon=True).start()
-        return view
-
-    def release(self, key: str, token: str, *, failed: bool = False) -> None:
-        """Stop renewing and give the lease back; one that cannot be given back ends by itself."""
-        with self._wake:
-            if self._held.get(key) == token:
-                del self._held[key]
-            self._wake.notify_all()
-        try:
-            self._breaker.call(self._book.release, key, token, failed=failed)
-        except TierUnavailableError as error:
-            logger.debug("lease of %s ends by itself: %s", key, error)
-
-    def forget_parent(self) -> None:
-        """After a fork: the leases are the parent's, and so is the thread."""
-        self._held = {}
-        self._wake = threading.Condition()
-        self._running = False
-
-    def _renew_all(self) -> None:
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: not self._held, timeout=self._book.seconds / 3)
-                if not self._held:
-                    self._running = False
-                    return
-                held = dict(self._held)
-            for key, token in held.items():
-                self._renew(key, token)
-
-    def _renew(self, key: str, token: str) -> None:
-        try:
-            kept = self._breaker.call(self._book.renew, key, token)
-        except TierUnavailableError as error:
-            logger.debug("lease of %s not renewed this time: %s", key, error)
-            return
-        if not kept:
-            with self._wake:
-                if self._held.get(key) == token:
-                    del self._held[key]
-            logger.warning("lease of %s has gone to another; its result will not win", key)
-
-
-_keepers: weakref.WeakSet[LeaseKeeper] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for keeper in list(_keepers):
-        keeper.forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

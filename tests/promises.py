@@ -25,6 +25,22 @@ What the cache promises, the test that tries to break it, how often it tries, an
 | --- | --- | --- | --- |
 """
 
+_TAIL = """
+## What is beyond these promises
+
+- **Remote blobs that decay without the store's knowing.** A lookup compares the store's own mark of a blob (its ETag)
+  with the one that the entry carries, and reads what has another. Bytes that go bad while the mark stays are found
+  when they come to a machine, before they are used: the task that wants them fails with `BlobMissingError`, and from
+  then on every lookup of that file is a miss. Run the flow again; `cache-blocks verify` reads everything beforehand.
+- **A Redis user that may not ask `INFO`.** Copies of generations name the server process that took them, so that a
+  Redis that starts from an older snapshot, and a replica that becomes master, are not believed. Without `INFO` they
+  are, for up to six hours; `cache-blocks invalidate` once more after such a restart, or flush that Redis.
+- **Forgetting what a process holds that cannot reach SQL, or dies in the middle of a write.** It is never served, and
+  goes with a later collection: entries with the next one, files after an hour.
+- **The result of a killed computation within the lease plus 1 s** supposes that the second computation itself is
+  short, and a machine that gives the waiters their turn.
+"""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--reliability", metavar="FILE", help="write the table of promises to this file")
@@ -72,7 +88,7 @@ class _Table:
             f"| {promise} | `{test}` | {self._count(promise, test)} | {_verdict(self._outcomes[promise, test])} |\n"
             for promise, test in sorted(self._outcomes)
         ]
-        self._target.write_text(_HEAD.format(day=day, machine=machine) + "".join(lines), encoding="utf-8")
+        self._target.write_text(_HEAD.format(day=day, machine=machine) + "".join(lines) + _TAIL, encoding="utf-8")
 
     def _count(self, promise: str, test: str) -> str:
         cases = len(self._outcomes[promise, test])

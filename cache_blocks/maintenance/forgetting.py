@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from cache_blocks.errors import InvalidationIncompleteError, InvalidKeyError, TierUnavailableError
-from cache_blocks.fingerprint import digest_path
+from cache_blocks.fingerprint import digest_path, forget_digests
 from cache_blocks.maintenance.collecting import collect
 from cache_blocks.maintenance.tracing import TAG_PREFIX, Trace, trace
 from cache_blocks.maintenance.walking import (
@@ -103,10 +103,10 @@ def forget(
 ) -> Forgotten:
     """Erase everything derived from a recording from every tier, and look for it again.
 
-    Its tag is invalidated first, so that what a writer in the middle of it still stores is never served: SQL takes no
-    such entry, and a file that was stored for it goes with the first collection after its grace time, as does what a
-    reader in the middle copies to Redis with the next one. If ``left`` is not empty, call again once the tiers named
-    there answer.
+    Its tag is invalidated first, so that what a writer in the middle of it still stores is never served, and does not
+    stay: SQL and Redis take no such entry, the writer takes back what it has put elsewhere, and its files unless
+    another entry refers to them. What a writer leaves that dies in the middle, or cannot reach SQL, goes with a later
+    collection. If ``left`` is not empty, call again once the tiers named there answer.
 
     Args:
         cache: The cache.
@@ -164,6 +164,7 @@ class _Forgetter:
             self._attempt(tier.name, self._walker.delete, tier, self.forgotten.entries)
         self._attempt("object_store", self._cache.blobs.delete, sorted(found.own_blobs))
         self._attempt("sql", self._erase_events)
+        self._attempt("digest memo", forget_digests, [self.forgotten.digest, *found.own_blobs])
         for error in collect(self._cache, on_progress=self._on_progress).errors:
             self._leave("collection", error)
         self._on_progress("compacting the database", 1)

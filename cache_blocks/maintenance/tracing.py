@@ -15,11 +15,11 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from cache_blocks.canonical import digest_value
 from cache_blocks.entry import Entry
 from cache_blocks.errors import TierUnavailableError
 from cache_blocks.files import CachedFile
 from cache_blocks.fingerprint import is_digest
-from cache_blocks.keys import digest_value
 from cache_blocks.maintenance.walking import (
     Progress,
     Walker,

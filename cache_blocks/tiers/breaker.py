@@ -1,5 +1,7 @@
 """A circuit breaker: a tier that fails is skipped, and probed by one caller at a time until it is back.
 
+A tier that is full has not failed: it is asked on, what it does not take is lost to it, and the log says so once.
+
 pybreaker, the usual library, holds its lock while the guarded call runs, which would make every lookup of a
 process wait for the others; hence these few lines. The pattern is Michael Nygard's ("Release It!", 2007).
 """
@@ -12,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from cache_blocks.errors import TierUnavailableError
+from cache_blocks.errors import TierFullError, TierUnavailableError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,6 +51,7 @@ class Breaker:
         self._lock = threading.Lock()
         self._open_until: float | None = None
         self._probe: object | None = None
+        self._full_at: float | None = None
 
     @property
     def is_open(self) -> bool:
@@ -59,25 +62,41 @@ class Breaker:
         """Call the tier.
 
         Raises:
+            TierFullError: It answers, and has no room.
             TierUnavailableError: It failed now, or failed a short while ago and was not asked.
         """
         probe = self._admit()
+        if probe is not None:
+            self._prepare(probe)
         try:
-            if probe is not None and self._before_close is not None:
-                self._before_close()  # first: what is read before the tier has caught up may be out of date
             answer = function(*args, **kwargs)
         except TierUnavailableError as error:
-            # A probe that fails for another tier's sake has not succeeded.
-            if probe is not None or error.tier == self._tier:
+            if isinstance(error, TierFullError) and error.tier == self._tier:
+                self._note_full(error.why)
+                self._close(probe)
+            elif probe is not None or error.tier == self._tier:  # a probe that fails for another's sake has failed
                 self.trip(error.why)
             raise
         except BaseException:
-            if probe is not None:
-                self._probe_over(probe)
+            self._probe_over(probe)
             raise
-        if probe is not None:
-            self._close(probe)
+        self._close(probe)
         return answer
+
+    def write(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the tier with what it is to keep; raises as `call` does."""
+        answer = self.call(function, *args, **kwargs)
+        if self._full_at is not None and self._clock() - self._full_at >= self._reset_seconds:  # or a little may fit
+            self._full_at = None
+            logger.warning("%s takes writes again", self._tier)
+        return answer
+
+    def _note_full(self, why: str) -> None:
+        with self._lock:
+            went = self._full_at is None
+            self._full_at = self._clock()
+        if went:
+            logger.warning("%s has no room (%s); it is read on, and what it does not take is lost", self._tier, why)
 
     def trip(self, why: str) -> None:
         """Skip the tier from now on; a probe that is under way will not bring it back."""
@@ -92,6 +111,8 @@ class Breaker:
 
     def _admit(self) -> object | None:
         """Return this call's mark if it is a probe; raise when the tier is to be skipped."""
+        if not self.is_open:
+            return None
         with self._lock:
             if self._open_until is None:
                 return None
@@ -100,12 +121,26 @@ class Breaker:
             self._probe = object()
             return self._probe
 
-    def _probe_over(self, probe: object) -> None:
+    def _prepare(self, probe: object) -> None:
+        """Bring the tier up to date first: what is read before it has caught up may be out of date."""
+        try:
+            if self._before_close is not None:
+                self._before_close()
+        except TierUnavailableError as error:
+            self.trip(error.why)
+            raise
+        except BaseException:
+            self._probe_over(probe)
+            raise
+
+    def _probe_over(self, probe: object | None) -> None:
         with self._lock:
             if self._probe is probe:
                 self._probe = None
 
-    def _close(self, probe: object) -> None:
+    def _close(self, probe: object | None) -> None:
+        if probe is None:
+            return
         with self._lock:
             if self._probe is not probe:
                 return  # the tier failed again meanwhile, or could not be told of an invalidation

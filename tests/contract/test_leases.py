@@ -13,7 +13,9 @@ from uuid import uuid4
 
 import pytest
 
-from cache_blocks.leases import LeaseBook, LeaseKeeper, LeaseState, LeaseView, RedisLeases, SqlLeases
+from cache_blocks.flights import Flight
+from cache_blocks.lease_keeper import LeaseKeeper
+from cache_blocks.leases import LeaseBook, LeaseState, LeaseView, RedisLeases, SqlLeases
 from cache_blocks.tiers.breaker import Breaker
 from cache_blocks.tiers.redis import connect
 
@@ -150,7 +152,7 @@ def test_a_keeper_renews_as_long_as_its_process_computes(make_book: Callable[[fl
     assert book.view(KEY) == FREE
 
 
-def test_a_keeper_says_when_a_lease_was_lost(
+def test_a_keeper_says_when_a_lease_has_gone_to_another(
     make_book: Callable[[float], LeaseBook], caplog: pytest.LogCaptureFixture
 ) -> None:
     book = make_book(0.6)
@@ -161,3 +163,45 @@ def test_a_keeper_says_when_a_lease_was_lost(
     until(lambda: f"lease of {KEY} has gone to another" in caplog.text)
     keeper.release(KEY, mine.token)
     assert book.view(KEY).token == "another's" or book.view(KEY) == FREE
+
+
+def test_a_keeper_says_that_a_lease_is_gone_when_that_is_all_that_is_known(
+    make_book: Callable[[float], LeaseBook], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where leases are kept was flushed; nobody else has taken this one."""
+    book = make_book(0.6)
+    keeper = LeaseKeeper(book, Breaker("leases"))
+    mine = keeper.acquire(KEY)
+    book.release(KEY, mine.token)
+    until(lambda: f"lease of {KEY} is gone before its work was done" in caplog.text)
+    assert "has gone to another" not in caplog.text
+
+
+def test_who_waits_is_told_when_the_lease_ends(make_book: Callable[[float], LeaseBook]) -> None:
+    book = make_book(60)
+    book.acquire(KEY, "mine")
+    asked_again = (book.acquire(KEY, "yours"), book.view(KEY))
+    for view in asked_again:
+        assert 0 < view.seconds_left <= 60
+    assert asked_again[1].seconds_left <= asked_again[0].seconds_left
+
+
+@pytest.mark.promise("Who waits for a lease asks again when it ends, and not later", tries="100 waits of each length")
+@pytest.mark.parametrize("seconds_left", [30.0, 0.3, 0.04, 0.0])
+def test_nobody_sleeps_past_the_end_of_the_lease_that_is_waited_for(seconds_left: float) -> None:
+    """However long somebody has waited already, and however long leases are."""
+
+    class Held:
+        def acquire(self, key: str) -> LeaseView:
+            return self.view(key)
+
+        def view(self, _: str) -> LeaseView:
+            return LeaseView(LeaseState.HELD, "the one that died", seconds_left)
+
+    def unexpected(*_: object) -> Any:
+        pytest.fail("there is nothing to be found yet")
+
+    flight = Flight(KEY, (), look=unexpected, leases=cast("Any", Held()), begin=None, on_unleased=unexpected)
+    waits = [flight.step().wait for _ in range(100)]
+    assert all(0 < wait <= max(seconds_left, 0.01) for wait in waits)
+    assert max(waits) <= 0.25, "the result of one that did not die is not waited for longer"

@@ -113,9 +113,11 @@ def invalidate(cache: TieredCache, truth: Truth, seed: int, readers: int) -> Cou
     return Counter(invalidations=truth.invalidations())
 
 
-def judge_without_generations(entry: Entry, generations: Mapping[str, int], now: float) -> Lookup | None:
+def judge_without_generations(
+    entry: Entry, generations: Mapping[str, int], now: float, tier: str = ""
+) -> Lookup | None:
     """The mutant: as the product judges, but no generation counts."""
-    return _judge(entry, {**generations, **dict(zip(entry.scopes, entry.generations, strict=True))}, now)
+    return _judge(entry, {**generations, **dict(zip(entry.scopes, entry.generations, strict=True))}, now, tier)
 
 
 _judge = plan.judge

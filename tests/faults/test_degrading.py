@@ -22,7 +22,7 @@ from sqlalchemy import event, make_url
 from sqlalchemy.exc import OperationalError
 
 from cache_blocks import AI_ENHANCEMENT, TRANSCRIPT, TieredCache
-from cache_blocks.errors import TierUnavailableError
+from cache_blocks.errors import InvalidationIncompleteError, TierUnavailableError
 from tests.faults.conftest import MakeCache, until
 from tests.servers.postgres import postgres_server
 from tests.servers.proxy import Proxy, proxy_to, proxy_to_postgres
@@ -60,10 +60,10 @@ def compute_some(cache: TieredCache, first: int, count: int) -> None:
         )
 
 
-def let_probe(cache: TieredCache) -> None:
+def let_probe(cache: TieredCache, seconds: float = 2 * NEVER) -> None:
     """Let the time pass after which a failed tier is tried again."""
     for breaker in cache.parts.chain.breakers.values():
-        cast("Any", breaker)._clock = lambda: time.monotonic() + 2 * NEVER
+        cast("Any", breaker)._clock = lambda: time.monotonic() + seconds
 
 
 def told(caplog: pytest.LogCaptureFixture, tier: str) -> list[str]:
@@ -92,23 +92,42 @@ def go_and_return(
     assert "transcript:after" in copies, "it takes writes again"
 
 
+def fill_and_free(
+    cache: TieredCache, tier: str, fill: Change, free: Change, caplog: pytest.LogCaptureFixture
+) -> Counter[str]:
+    """Run batches while a tier is full; return where the lookups of what it had kept before were answered."""
+    hits = Counter[str]()
+    with caplog.at_level(logging.INFO, "cache_blocks"):
+        compute_some(cache, 0, 20)
+        fill()
+        for _ in range(3):  # and after the time has passed after which a tier that failed would be probed
+            compute_some(cache, 15, 20)
+            hits.update(cache.lookup(f"transcript:{number}").tier for number in range(15))
+            let_probe(cache)
+        with cast("Any", cache.parts.events)._flushing:
+            free()
+        let_probe(cache, 4 * NEVER)
+        compute_some(cache, 40, 20)
+    assert told(caplog, tier) == [f"{tier} has no room", f"{tier} takes writes again"]
+    assert cache.metrics.outages[tier] == 0, "full is not down"
+    assert not cache.parts.chain.breakers[tier].is_open
+    cache.get_or_compute("transcript:after", lambda: "text", kind=TRANSCRIPT)
+    assert "transcript:after" in cache.parts.chain.tier(tier).read(["transcript:after"]).entries
+    return hits
+
+
 # Redis
 
 
-@pytest.fixture(params=["killed", "frozen", "full", "slow"])
+@pytest.fixture(params=["killed", "frozen", "slow"])
 def redis_trouble(request: pytest.FixtureRequest, redis_server: StartRedis) -> Generator[tuple[str, Change, Change]]:
     """Address of a Redis, what makes it go, and what brings it back."""
     server = redis_server()
-    with proxy_to(("127.0.0.1", server.port)) as proxy, closing(server.client()) as admin:
-
-        def memory(limit: str) -> None:
-            admin.config_set("maxmemory", limit)
-
+    with proxy_to(("127.0.0.1", server.port)) as proxy:
         through = f"redis://127.0.0.1:{proxy.port}/0"
         yield {
             "killed": (server.url, server.kill, server.start),
             "frozen": (server.url, server.freeze, server.thaw),
-            "full": (server.url, lambda: memory("1"), lambda: memory("0")),
             "slow": (through, lambda: setattr(proxy, "delay", 1.0), lambda: setattr(proxy, "delay", 0.0)),
         }[request.param]
 
@@ -126,6 +145,45 @@ def test_redis_goes_in_the_middle_of_a_batch_and_returns(
     assert attempts["redis"] <= 3
     assert cache.metrics.lost_writes["redis"] >= 15, "each result that it did not take"
     assert cache.metrics.lost_writes.keys() == {"redis"}
+
+
+@pytest.mark.promise("A tier that is full is read on, and said to be full once", tries="3 batches of 40 calls")
+def test_redis_is_full_and_is_read_on(
+    redis_server: StartRedis, make_cache: MakeCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = redis_server()
+    cache = make_cache(redis_url=server.url, breaker_seconds=NEVER, redis_timeout_seconds=10)
+    with closing(server.client()) as admin:
+        hits = fill_and_free(
+            cache,
+            "redis",
+            lambda: admin.config_set("maxmemory", "1"),
+            lambda: admin.config_set("maxmemory", "0"),
+            caplog,
+        )
+    assert hits == {"redis": 45}
+    assert cache.metrics.lost_writes["redis"] >= 15, "each result that it did not take"
+    assert cache.metrics.unstored == 0, "SQL took them"
+
+
+@pytest.mark.promise("A tier that is full is read on, and said to be full once", tries="an invalidation meanwhile")
+def test_an_invalidation_that_a_full_redis_cannot_take_is_loud_and_nothing_stale_is_served(
+    redis_server: StartRedis, make_cache: MakeCache
+) -> None:
+    server = redis_server()
+    cache = make_cache(redis_url=server.url, breaker_seconds=NEVER, redis_timeout_seconds=10)
+    compute_some(cache, 0, 3)
+    with closing(server.client()) as admin:
+        admin.config_set("maxmemory", "1")
+        with pytest.raises(InvalidationIncompleteError, match="redis"):
+            cache.invalidate(kind=TRANSCRIPT)
+        for _ in range(2):
+            assert not cache.lookup("transcript:0").is_hit
+            let_probe(cache)  # probing does not help: it could not be told yet
+        admin.config_set("maxmemory", "0")
+    let_probe(cache, 4 * NEVER)
+    assert cache.lookup("transcript:0").outcome == "invalidated"
+    assert not cache.parts.chain.breakers["redis"].is_open, "it has been told, and is trusted again"
 
 
 @ONE_TIMEOUT
@@ -231,10 +289,8 @@ def test_threads_that_open_a_hanging_database_do_not_wait_for_it_one_after_anoth
         assert proxy.accepted <= 3
 
 
-@EVERY_CALL
-def test_sqlite_is_full_in_the_middle_of_a_batch(
-    make_cache: MakeCache, attempts: Counter[str], caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.promise("A tier that is full is read on, and said to be full once", tries="3 batches of 40 calls")
+def test_sqlite_is_full_and_is_read_on(make_cache: MakeCache, caplog: pytest.LogCaptureFixture) -> None:
     cache = make_cache(breaker_seconds=NEVER)
     database: Any = cache.parts.database
 
@@ -246,8 +302,14 @@ def test_sqlite_is_full_in_the_middle_of_a_batch(
         event.listen(engine, "connect", set_limit)
         engine.dispose()  # the limit is a connection's own
 
-    go_and_return(cache, "sql", lambda: limit(1), lambda: limit(1_000_000), caplog)
-    assert attempts["sql"] <= 3
+    def fill() -> None:
+        limit(1)
+        cache.parts.chain.tier("memory").delete([f"transcript:{number}" for number in range(20)])
+
+    hits = fill_and_free(cache, "sql", fill, lambda: limit(1_000_000), caplog)
+    assert hits["sql"] >= 1, "it was read while it was full"
+    assert sum(hits.values()) == 45
+    assert cache.metrics.lost_writes["sql"] + cache.metrics.unstored >= 15
 
 
 # The object store

@@ -18,6 +18,8 @@ from cache_blocks.blobs import GRACE_SECONDS, BlobStore
 from cache_blocks.fingerprint import digest_path
 from cache_blocks.maintenance import collect, forget
 from cache_blocks.tiers.chain import Chain
+from cache_blocks.tiers.redis import RedisTier
+from cache_blocks.tiers.sql import SqlTier
 from cache_blocks.writing import Writer
 
 if TYPE_CHECKING:
@@ -107,11 +109,14 @@ STEPS = {
     "before it stores the blob": (BlobStore, "put", False),
     "after it has stored the blob": (BlobStore, "put", True),
     "before it writes the entry": (Chain, "write_through", False),
+    "after it has told SQL": (SqlTier, "write", True),
+    "before it writes to Redis": (RedisTier, "write", False),
+    "while it writes to Redis": (RedisTier, "_store", True),
     "after it has written the entry": (Chain, "write_through", True),
 }
 
 
-@pytest.mark.promise("forget leaves no byte, a writer in the middle or not", tries="5 steps of a writer, 2 kinds")
+@pytest.mark.promise("forget leaves no byte, a writer in the middle or not", tries="8 steps of a writer, 2 kinds")
 @pytest.mark.parametrize(
     "step, of_file",
     [(step, of_file) for step in STEPS for of_file in (True, False) if of_file or STEPS[step][0] is not BlobStore],
@@ -144,15 +149,110 @@ def test_a_writer_in_the_middle_leaves_no_byte_of_what_is_forgotten(
     assert cache.get("transcript:a") is NO_VALUE
     assert cache.get("audio-preprocessing:a", annotation=Path) is NO_VALUE
     cache.close()
-    assert places_with_traces(cache) <= {"objects", "files"}, "at most a file that no entry refers to"
-    if not of_file:
-        assert places_with_traces(cache) == set()
-    collect(cache, now=time.time() + LATER)
+    assert places_with_traces(cache) == set(), "nothing waits for a collection"
+
+
+@pytest.mark.promise("forget leaves no byte, a writer in the middle or not", tries="6 steps, of a result of bytes")
+@pytest.mark.parametrize("step", [step for step in STEPS if STEPS[step][0] is not Writer])
+def test_a_late_writer_of_bytes_leaves_no_local_copy_either(
+    cache: TieredCache, recording: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    tags = (f"recording:{digest_path(recording)}",)
+    answers: list[object] = []
+
+    def write() -> None:
+        kind = AUDIO_PREPROCESSING
+        answers.append(
+            cache.get_or_compute("audio-preprocessing:a", lambda: SOUND, kind=kind, tags=tags, annotation=bytes)
+        )
+
+    owner, name, after = STEPS[step]
+    Stop(monkeypatch, owner, name, after=after).meanwhile(write, lambda: forget(cache, recording))
+
+    assert answers == [SOUND], "the one who computed gets what was computed"
+    cache.close()
     assert places_with_traces(cache) == set()
 
 
+@pytest.mark.promise("What a refused writer takes back is never a blob that a live entry refers to", tries="8 steps")
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("held", ["the refused one", "the other one"])
+def test_another_recording_with_the_same_sound_keeps_it(
+    cache: TieredCache, recording: Path, monkeypatch: pytest.MonkeyPatch, step: str, held: str
+) -> None:
+    """Two recordings give the same bytes; one is forgotten while both are written, in either order."""
+
+    def write(name: str, tags: tuple[str, ...] = ()) -> None:
+        produced = recording.with_name(f"{name}.wav")
+        produced.write_bytes(SOUND)
+        key = f"audio-preprocessing:{name}"
+        cache.get_or_compute(key, lambda: produced, kind=AUDIO_PREPROCESSING, tags=tags, annotation=Path)
+
+    def write_forgotten() -> None:
+        write("forgotten", tags=(f"recording:{digest_path(recording)}",))
+
+    def write_living() -> None:
+        write("living", tags=(f"recording:{'0' * 64}",))
+
+    def forgotten_meanwhile() -> None:
+        forget(cache, recording)
+        write_living()
+
+    def written_and_refused_meanwhile() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            late = Stop(monkeypatch, Chain, "write_through", after=False)
+            pool.submit(late.meanwhile, write_forgotten, lambda: forget(cache, recording)).result()
+
+    owner, name, after = STEPS[step]
+    stop = Stop(monkeypatch, owner, name, after=after)
+    if held == "the refused one":
+        stop.meanwhile(write_forgotten, forgotten_meanwhile)
+    else:
+        stop.meanwhile(write_living, written_and_refused_meanwhile)
+
+    assert cache.get("audio-preprocessing:forgotten", annotation=Path) is NO_VALUE
+    assert cache.lookup("audio-preprocessing:living").is_hit
+    found: Any = cache.get("audio-preprocessing:living", annotation=Path)
+    assert found.path.read_bytes() == SOUND
+
+
+@pytest.mark.promise(
+    "What a refused writer takes back is never a blob that a live entry refers to", tries="between looks"
+)
+@pytest.mark.parametrize("after", [False, True])
+def test_a_writer_that_takes_up_a_blob_while_it_is_taken_back_keeps_it(
+    cache: TieredCache, recording: Path, monkeypatch: pytest.MonkeyPatch, *, after: bool
+) -> None:
+    """The refused writer has seen, or is about to see, that nobody refers to its blob, and goes to remove it."""
+    produced = recording.with_name("produced.wav")
+    produced.write_bytes(SOUND)
+
+    def write(key: str) -> None:
+        cache.get_or_compute(key, lambda: produced, kind=AUDIO_PREPROCESSING, annotation=Path)
+
+    def invalidate_then_settle() -> None:
+        real = Chain.write_through
+
+        def overtaken(*arguments: Any) -> Any:
+            monkeypatch.setattr(Chain, "write_through", real)
+            cache.invalidate(key="audio-preprocessing:refused")
+            return real(*arguments)
+
+        monkeypatch.setattr(Chain, "write_through", overtaken)
+        write("audio-preprocessing:refused")
+
+    Stop(monkeypatch, BlobStore, "_is_referred", after=after).meanwhile(
+        invalidate_then_settle, lambda: write("audio-preprocessing:living")
+    )
+
+    assert cache.lookup("audio-preprocessing:living").is_hit
+    found: Any = cache.get("audio-preprocessing:living", annotation=Path)
+    assert found.path.read_bytes() == SOUND
+    assert not cache.lookup("audio-preprocessing:refused").is_hit
+
+
 @pytest.mark.promise("forget leaves no byte, a writer in the middle or not", tries="a reader that promotes")
-def test_what_a_reader_in_the_middle_copies_to_redis_is_never_served_and_goes_with_the_next_collection(
+def test_what_a_reader_in_the_middle_copies_to_redis_is_never_served_and_does_not_stay(
     cache: TieredCache, recording: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tags = (f"recording:{digest_path(recording)}",)
@@ -163,10 +263,9 @@ def test_what_a_reader_in_the_middle_copies_to_redis_is_never_served_and_goes_wi
         lambda: cache.get("transcript:a"), lambda: forget(cache, recording)
     )
 
-    assert cache.get("transcript:a") is NO_VALUE
-    collect(cache)
     cache.close()
     assert places_with_traces(cache) == set()
+    assert cache.get("transcript:a") is NO_VALUE
 
 
 # Collecting

@@ -218,10 +218,10 @@ def kept_file(make_cache: MakeCache, tmp_path: Path) -> KeptFile:
     return kept
 
 
-@pytest.fixture
-def remote_file(make_cache: MakeCache, tmp_path: Path, s3: S3Bucket) -> KeptFile:
-    """A file in S3."""
-    kept = KeptFile(make_cache(**s3_settings(s3)), tmp_path)
+@pytest.fixture(params=["s3", "s3_conditional"])
+def remote_file(request: pytest.FixtureRequest, make_cache: MakeCache, tmp_path: Path) -> KeptFile:
+    """A file in S3, of two makes."""
+    kept = KeptFile(make_cache(**s3_settings(request.getfixturevalue(request.param))), tmp_path)
     assert kept.ask().path.read_bytes() == SOUND
     return kept
 
@@ -264,7 +264,7 @@ def test_storing_over_a_damaged_blob_mends_it_though_nobody_has_looked_it_up(kep
 
 
 def test_an_unchanged_blob_is_read_once_per_process(kept_file: KeptFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cache_blocks.fingerprint._SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr("cache_blocks.fingerprint_memory._SETTLED_SECONDS", -1.0)
     assert kept_file.cache.lookup(FILE_KEY).is_hit
 
     def read(stream: object) -> str:
@@ -282,13 +282,91 @@ def test_a_remote_blob_of_another_size_is_noticed_by_the_lookup(remote_file: Kep
         assert remote_file.ask().path.read_bytes() == SOUND
 
 
-@pytest.mark.promise("Damage of a remote blob is found before its bytes are used", tries="every 4th byte")
-def test_a_remote_blob_of_the_same_size_is_noticed_before_it_is_used_and_goes(remote_file: KeptFile) -> None:
+@pytest.mark.promise(
+    "A lookup finds that a remote blob was overwritten, and the result is right", tries="every 4th byte, 2 servers"
+)
+def test_a_remote_blob_that_was_overwritten_makes_its_entry_a_miss(remote_file: KeptFile) -> None:
+    for damaged in flips(SOUND, step=4):
+        remote_file.plant(damaged)
+        lookup = remote_file.cache.lookup(FILE_KEY)
+        assert (lookup.outcome, lookup.tier) == ("corrupt", "object_store")
+        assert remote_file.cache.parts.store.exists(remote_file.blob()) is None
+        assert remote_file.ask().path.read_bytes() == SOUND
+        remote_file.plant(damaged)
+        assert remote_file.ask().path.read_bytes() == SOUND, "the task that wants the file learns nothing of it"
+
+
+def test_another_process_notices_it_too(make_cache: MakeCache, s3: S3Bucket, tmp_path: Path) -> None:
+    """The mark comes with the entry: a process that has neither stored nor read the blob knows it."""
+    first = make_cache(**s3_settings(s3))
+    kept = KeptFile(first, tmp_path)
+    kept.ask()
+    kept.plant(next(flips(SOUND)))
+    other = KeptFile(make_cache(**s3_settings(s3)), kept.folder)
+    assert other.cache.lookup(FILE_KEY).outcome == "corrupt"
+    assert other.ask().path.read_bytes() == SOUND
+
+
+def test_a_remote_blob_that_was_stored_again_with_the_same_bytes_is_read_once_and_a_hit(
+    remote_file: KeptFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every write gives a new mark, as with encrypted buckets."""
+    read: list[str] = []
+    store = remote_file.cache.parts.store
+    details, fetch = store.details, store.fetch_file
+
+    def renamed(path: str) -> dict[str, Any]:
+        return details(path) | {"ETag": "another"}
+
+    def fetch_and_note(path: str, target: Path) -> None:
+        read.append(path)
+        fetch(path, target)
+
+    monkeypatch.setattr(store, "details", renamed)
+    monkeypatch.setattr(store, "fetch_file", fetch_and_note)
+    for _ in range(3):
+        assert remote_file.cache.lookup(FILE_KEY).is_hit
+    assert len(read) == 1
+
+
+def test_a_whole_remote_blob_is_not_read_by_lookups(remote_file: KeptFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(path: str, target: Path) -> None:
+        pytest.fail(f"{path} was read to {target}")
+
+    monkeypatch.setattr(remote_file.cache.parts.store, "fetch_file", read)
+    shutil.rmtree(remote_file.cache.settings.home / "files", ignore_errors=True)
+    assert remote_file.cache.lookup(FILE_KEY).is_hit
+
+
+def test_storing_over_a_damaged_remote_blob_mends_it_though_nobody_has_looked_it_up(remote_file: KeptFile) -> None:
+    remote_file.plant(next(flips(SOUND)))
+    remote_file.cache.put(OTHER_FILE_KEY, remote_file.produce(), kind=AUDIO_PREPROCESSING, annotation=Path)
+    assert remote_file.cache.lookup(FILE_KEY).is_hit
+    assert remote_file.cache.get(OTHER_FILE_KEY, annotation=Path).path.read_bytes() == SOUND
+
+
+@pytest.mark.promise(
+    "Damage that a remote store does not know of is found before the bytes are used", tries="every 4th byte, 2 servers"
+)
+def test_a_remote_blob_that_decays_unnoticed_is_found_before_it_is_used_and_is_a_miss_from_then_on(
+    remote_file: KeptFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is beyond a lookup: the store itself believes the bytes to be the ones that it was given."""
+    cache = remote_file.cache
+    mark = cache.parts.store.details(remote_file.blob())["ETag"]
+    details = cache.parts.store.details
+
+    def unnoticed(path: str) -> dict[str, Any]:
+        return details(path) | {"ETag": mark}
+
+    monkeypatch.setattr(cache.parts.store, "details", unnoticed)
     for damaged in flips(SOUND, step=4):
         remote_file.plant(damaged)
         with pytest.raises(BlobMissingError, match="damaged"):
             _ = remote_file.ask().path
-        assert remote_file.cache.lookup(FILE_KEY).outcome == "corrupt"
+        assert cache.lookup(FILE_KEY).outcome == "corrupt"
+        for tier in cache.parts.chain.tiers[:2]:
+            assert tier.read([FILE_KEY]).entries, "and that though faster tiers have the entry"
         assert remote_file.ask().path.read_bytes() == SOUND, "asking again is all it takes"
 
 

@@ -30,6 +30,7 @@ from cache_blocks.errors import InvalidationIncompleteError, TierUnavailableErro
 from cache_blocks.flights import Ticket
 from cache_blocks.plan import Request
 from cache_blocks.schema import CacheTable
+from cache_blocks.writing import Computed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -227,7 +228,7 @@ class InvalidationMachine(RuleBasedStateMachine):
         writer = self.slow.pop(which % len(self.slow))
         product = writer.process.cache.writer
         try:
-            product.store(writer.call, writer.ticket, product.encode(writer.call, writer.value), 1.0)
+            product.store([Computed(writer.call, writer.ticket, product.encode(writer.call, writer.value), 1.0)])
         except TierUnavailableError:
             self.served["not stored"] += 1
 
@@ -376,8 +377,8 @@ def test_no_story_of_a_cache_without_redis_does(folder: Path) -> None:
     assert served["memory"] > 5, served
 
 
-def _without_generations(entry: Entry, generations: Mapping[str, int], now: float) -> Lookup | None:
-    return _judge(entry, dict(generations) | dict(zip(entry.scopes, entry.generations, strict=True)), now)
+def _without_generations(entry: Entry, generations: Mapping[str, int], now: float, tier: str = "") -> Lookup | None:
+    return _judge(entry, dict(generations) | dict(zip(entry.scopes, entry.generations, strict=True)), now, tier)
 
 
 _judge = plan.judge

@@ -21,6 +21,7 @@ from cache_blocks import (
 )
 from cache_blocks.errors import TierUnavailableError
 from cache_blocks.testing import FaultyTier
+from cache_blocks.tiers.chain import Chain
 from tests.faults.conftest import until
 from tests.servers.postgres import postgres_server
 from tests.servers.s3 import fresh_bucket, rclone_server
@@ -38,7 +39,7 @@ def breaking(cache: TieredCache, name: str, *operations: str) -> FaultyTier:
     """Put a tier that fails on demand in the place of one of the cache's."""
     chain = cache.parts.chain
     faulty = FaultyTier(chain.tier(name), operations)
-    chain.tiers = tuple(faulty if tier.name == name else tier for tier in chain.tiers)
+    Chain.__init__(chain, [faulty if tier.name == name else tier for tier in chain.tiers], chain.breakers)
     return faulty
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
-from cache_blocks.errors import EntryRefusedError, TierUnavailableError
+from cache_blocks.errors import EntryRefusedError, TierFullError, TierUnavailableError
 from cache_blocks.tiers.breaker import Breaker
 
 if TYPE_CHECKING:
@@ -181,3 +182,82 @@ def test_going_and_returning_are_told_once_each(clock: Clock, server: Server, ca
         "redis is down (timed out); going on without it, and trying again",
         "redis is back",
     ]
+
+
+# Full is not down
+
+
+class FullServer(Server):
+    """A tier's call that finds no room while it is full."""
+
+    full = False
+
+    def __call__(self) -> str:
+        answer = super().__call__()
+        if self.full:
+            raise TierFullError("redis", "out of memory")
+        return answer
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if "redis" in record.message]
+
+
+def test_a_full_tier_is_asked_on_and_said_to_be_full_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    changes: list[tuple[str, bool, str]] = []
+    breaker = Breaker("redis", 5, on_change=lambda tier, down, why: changes.append((tier, down, why)), clock=clock)
+    server, reader = FullServer(), Server()
+    server.full = True
+    for _ in range(50):
+        with pytest.raises(TierFullError):
+            breaker.write(server)
+        assert breaker.call(reader) == "answer"
+        clock.now += 1
+    assert not breaker.is_open
+    server.full = False
+    clock.now += 5
+    assert breaker.call(reader) == "answer"
+    for _ in range(2):
+        assert breaker.write(server) == "answer"
+    assert (server.calls, reader.calls, changes) == (52, 51, [])
+    assert lines(caplog) == [
+        "redis has no room (out of memory); it is read on, and what it does not take is lost",
+        "redis takes writes again",
+    ]
+
+
+def test_a_tier_that_takes_now_and_then_a_small_thing_is_still_full(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    breaker, server = Breaker("redis", 5, clock=clock), FullServer()
+    for number in range(100):
+        server.full = number % 2 == 0
+        with suppress(TierFullError):
+            breaker.write(server)
+        clock.now += 1
+    assert len(lines(caplog)) == 1
+
+
+def test_a_probe_that_finds_no_room_has_found_the_tier(clock: Clock) -> None:
+    breaker, server = Breaker("redis", 5, clock=clock), FullServer()
+    server.down = True
+    failing(breaker, server)
+    clock.now += 5
+    server.down, server.full = False, True
+    assert failing(breaker, server) == "out of memory"
+    assert not breaker.is_open
+
+
+def test_a_tier_that_has_no_room_for_what_it_missed_is_not_trusted(clock: Clock) -> None:
+    """Redis that cannot be told of an invalidation would serve what it had before."""
+
+    def catch_up() -> None:
+        raise TierFullError("redis", "out of memory")
+
+    breaker, server = Breaker("redis", 5, before_close=catch_up, clock=clock), Server()
+    breaker.trip("could not be told")
+    for _ in range(3):
+        clock.now += 5
+        failing(breaker, server)
+        assert breaker.is_open
+    assert server.calls == 0

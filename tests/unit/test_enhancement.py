@@ -20,7 +20,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from cache_blocks import TieredCache
-from cache_blocks.keys import digest_value
+from cache_blocks.canonical import digest_value
 from cache_blocks.schema import EntryRow
 from tasks.database import engine_for
 from tasks.enhancement import enhance

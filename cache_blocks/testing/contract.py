@@ -1,18 +1,4 @@
-"""For authors of tiers: the contract every tier fulfils, and tiers that fail or wait when a test says so.
-
-A plugin's test module needs two fixtures and gets the whole suite::
-
-    class TestMyTier(TierContract):
-        @pytest.fixture
-        def make_tier(self, server):
-            return lambda namespace: MyTier(server.url, namespace)
-
-        @pytest.fixture
-        def plant(self, server, tier):
-            return lambda key, data: server.raw_write(tier.namespace, key, data)
-
-This is the one module of the package that imports pytest.
-"""
+"""The contract that every tier fulfils, as a suite for pytest."""
 
 # ruff: noqa: S101, PLR2004, D102 - a suite for pytest: assert says what must hold, a test's name what it shows
 
@@ -23,195 +9,22 @@ import pickle
 import signal
 import struct
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 from uuid import uuid4
 
-import orjson
 import pytest
 
 from cache_blocks import codec
-from cache_blocks.entry import Entry, scopes_of
-from cache_blocks.errors import InvalidKeyError, TierUnavailableError
-from cache_blocks.plan import TierAnswer
+from cache_blocks.entry import Entry
+from cache_blocks.errors import InvalidKeyError
+from cache_blocks.testing.samples import HOSTILE_KEYS, KEY, entry_for
 from cache_blocks.tiers.base import BackendTier, Tier
 
-KEY: Final = "transcript:1f2e"
-HOSTILE_KEYS: Final = (
-    "",
-    "transcript",
-    "transcript:",
-    ":digest",
-    "TRANSCRIPT:1f2e",
-    "transcript:../../etc/passwd",
-    "transcript:a..b",
-    "transcript:.hidden",
-    "transcript:a/b",
-    "transcript:a\\b",
-    "transcript:a:b",
-    "transcript:*",
-    "transcript:a b",
-    "transcript:a\n",
-    "transcript:a\x00",
-    "transcript:a\r\nFLUSHALL\r\n",
-    "transcript:ä",
-    "transcript:a';DROP TABLE cache_blocks_entry;--",
-    "transcript:" + "a" * 161,
-    "a" * 49 + ":1f2e",
-)
 _CHILD_SECONDS: Final = 30
-
-
-def entry_for(
-    key: str = KEY,
-    value: Any = "a transcript",
-    *,
-    namespace: str = "default",
-    fence: int = 1,
-    tags: Sequence[str] = (),
-    expires_in: float = 3600.0,
-    now: float | None = None,
-    **changes: Any,
-) -> Entry:
-    """Return an entry that is valid where nothing has been invalidated.
-
-    Args:
-        key: ``kind:digest``.
-        value: JSON-able payload.
-        namespace: Environment.
-        fence: Fencing number.
-        tags: Labels, sorted.
-        expires_in: Seconds of lifetime.
-        now: Time of creation in seconds since the epoch; the present when not given.
-        changes: Further fields of `Entry`.
-    """
-    created = float(int(time.time() if now is None else now))
-    json = orjson.dumps(value)
-    entry = Entry(
-        key=key,
-        namespace=namespace,
-        created_at=created,
-        expires_at=created + expires_in,
-        compute_seconds=2.5,
-        tags=tuple(tags),
-        generations=(0,) * len(scopes_of(key, tags)),
-        fence=fence,
-        placement=frozenset({"redis", "sql", "object_store"}),
-        size=len(json),
-        payload=codec.compress(json),
-        usage={"audio_seconds": 12.5},
-        manifest={"task": "transcribe", "inputs": {"audio": {"digest": "ab", "shown": "a.mp3"}}},
-    )
-    return replace(entry, **changes)
-
-
-class TierAround(Tier):
-    """A tier around another one, under its name; the base of `FaultyTier` and `SlowTier`."""
-
-    name: ClassVar[str] = "around"
-
-    def __init__(self, inner: Tier, operations: Sequence[str] = ()) -> None:
-        super().__init__(inner.namespace)
-        self.inner = inner
-        self.calls: list[str] = []
-        self._operations = frozenset(operations)
-        vars(self).update(name=inner.name, knows_generations=inner.knows_generations)
-
-    def before(self, operation: str) -> None:
-        """Act before an operation that is passed on."""
-
-    def read(self, keys: Sequence[str], scopes: Sequence[str] = ()) -> TierAnswer:
-        """See `Tier.read`."""
-        self._passing("read")
-        return self.inner.read(keys, scopes)
-
-    def write(self, entries: Sequence[Entry]) -> set[str]:
-        """See `Tier.write`."""
-        self._passing("write")
-        return self.inner.write(entries)
-
-    def delete(self, keys: Sequence[str]) -> int:
-        """See `Tier.delete`."""
-        self._passing("delete")
-        return self.inner.delete(keys)
-
-    def keys(self) -> Iterator[str]:
-        """See `Tier.keys`."""
-        self._passing("keys")
-        return self.inner.keys()
-
-    def ping(self) -> str:
-        """See `Tier.ping`."""
-        self._passing("ping")
-        return self.inner.ping()
-
-    def reserve(self, scopes: Sequence[str]) -> str:
-        """See `Tier.reserve`."""
-        self._passing("reserve")
-        return self.inner.reserve(scopes)
-
-    def seed(self, generations: Mapping[str, int], token: str) -> None:
-        """See `Tier.seed`."""
-        self._passing("seed")
-        self.inner.seed(generations, token)
-
-    def close(self) -> None:
-        """See `Tier.close`."""
-        self.inner.close()
-
-    def _passing(self, operation: str) -> None:
-        self.calls.append(operation)
-        if not self._operations or operation in self._operations:
-            self.before(operation)
-
-
-class FaultyTier(TierAround):
-    """Raises `TierUnavailableError` while `down` is set.
-
-    Args:
-        inner: The tier that answers otherwise.
-        operations: Names of the methods that fail; all of them when not given.
-    """
-
-    name: ClassVar[str] = "faulty"
-
-    def __init__(self, inner: Tier, operations: Sequence[str] = ()) -> None:
-        super().__init__(inner, operations)
-        self.down = threading.Event()
-
-    def before(self, operation: str) -> None:
-        """Fail while `down` is set."""
-        if self.down.is_set():
-            raise TierUnavailableError(self.name, f"{operation} was told to fail")
-
-
-class SlowTier(TierAround):
-    """Holds every call until `gate` is set, and sets `reached` when one has arrived.
-
-    Args:
-        inner: The tier that answers in the end.
-        operations: Names of the methods that wait; all of them when not given.
-        timeout_seconds: After so long a closed gate is an outage, as a slow server is.
-    """
-
-    name: ClassVar[str] = "slow"
-
-    def __init__(self, inner: Tier, operations: Sequence[str] = (), *, timeout_seconds: float = 60.0) -> None:
-        super().__init__(inner, operations)
-        self.gate = threading.Event()
-        self.reached = threading.Event()
-        self._timeout = timeout_seconds
-
-    def before(self, operation: str) -> None:
-        """Wait for the gate."""
-        self.reached.set()
-        if not self.gate.wait(self._timeout):
-            raise TierUnavailableError(self.name, f"{operation} took too long")
-
 
 MakeTier = Callable[[str], Tier]
 Plant = Callable[[str, bytes], None]
