@@ -1,4 +1,7 @@
-"""``cache-maintenance``: delete what has expired or was invalidated, and blobs that nothing refers to."""
+"""``cache-maintenance``: delete what has expired or was invalidated, and blobs that nothing refers to.
+
+It also publishes the reports of flow runs that died before they could.
+"""
 
 from typing import Any
 
@@ -6,18 +9,24 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
 from cache_blocks import TieredCache
+from cache_blocks.prefect.dead_runs import report_dead_runs
 
 
 @flow(name="cache-maintenance")
 def cache_maintenance() -> dict[str, Any]:
     """Collect the garbage of the cache that the environment names, and publish what it freed.
 
-    What could not be done, because a tier does not answer, is logged as a warning; the next run tries it again.
+    What could not be done, because a tier or the API does not answer, is logged as a warning; the next run tries it
+    again.
 
     Returns:
-        Counts by name, as in the artifact ``cache-maintenance``.
+        Counts by name, as in the artifact ``cache-maintenance``: those of the collection, and ``reports``, the flow
+        runs that it reported for because they had died.
     """
-    counts: dict[str, Any] = TieredCache.from_settings().collect_garbage().as_dict()
+    cache = TieredCache.from_settings()
+    dead = report_dead_runs(cache)  # first, because what they looked up may be about to go
+    collected = cache.collect_garbage().as_dict()
+    counts: dict[str, Any] = {"reports": dead.reported} | collected | {"errors": [*collected["errors"], *dead.errors]}
     shown = {name.replace("_", " "): _shown(count) for name, count in counts.items()}
     logger = get_run_logger()
     logger.info("maintenance: %s", ", ".join(f"{name} {count}" for name, count in shown.items()))
