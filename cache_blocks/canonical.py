@@ -11,6 +11,7 @@ import datetime as dt
 import decimal
 import enum
 import fractions
+import functools
 import pathlib
 import uuid
 from collections.abc import Mapping, Sequence
@@ -23,27 +24,39 @@ from fsspec.core import OpenFile
 
 from cache_blocks.errors import UnhashableArgumentError
 from cache_blocks.files import CachedFile
-from cache_blocks.fingerprint import digest_open_file, digest_path
+from cache_blocks.fingerprint import digest_of
 
 _MAX_DEPTH: Final = 64
+_SHORT: Final = 256
+_COMMON: Final = frozenset({str, int, bool, type(None)})
+"""Types whose short values come again and again. No float: 0.0 and -0.0 are equal, and different arguments."""
 
 
 def digest_value(value: Any, name: str) -> str:
     """Return the canonical digest of a value; ``name`` is what an error calls it."""
-    hasher = blake3()
-    _feed(hasher, value, name, 0)
-    return hasher.hexdigest()
+    return (_digest_of_common(value) or _digest_at(value, name, 0)).hex()
 
 
 def _put(hasher: blake3, type_tag: str, data: bytes) -> None:
     """Feed one atom; tag and length in front keep neighbours from running into each other."""
-    hasher.update(b"%s:%d:" % (type_tag.encode(), len(data)))
-    hasher.update(data)
+    front = _front(type_tag, data)
+    if len(data) < _SHORT:
+        hasher.update(front + data)
+    else:
+        hasher.update(front)
+        hasher.update(data)
+
+
+def _front(type_tag: str, data: bytes) -> bytes:
+    return b"%s:%d:" % (type_tag.encode(), len(data))
 
 
 def _feed(hasher: blake3, value: Any, name: str, depth: int) -> None:
     if depth > _MAX_DEPTH:
         raise UnhashableArgumentError(name, _type_name(value), "nested too deeply, or contains itself")
+    if type(value) is dict:
+        _feed_mapping(hasher, cast("dict[Any, Any]", value), name, depth)
+        return
     atom = _atom(value)
     if atom is not None:
         _put(hasher, *atom)
@@ -54,10 +67,8 @@ def _feed(hasher: blake3, value: Any, name: str, depth: int) -> None:
             _feed(hasher, value.value, f"{name}.value", depth + 1)
         case CachedFile():
             _put(hasher, "file", bytes.fromhex(value.digest))
-        case pathlib.Path():
-            _put(hasher, "file", bytes.fromhex(digest_path(value)))
-        case OpenFile():
-            _put(hasher, "file", bytes.fromhex(digest_open_file(value)))
+        case pathlib.Path() | OpenFile():
+            _put(hasher, "file", bytes.fromhex(digest_of(value)))
         case pydantic.BaseModel():
             _put(hasher, "model", type(value).__qualname__.encode())
             _feed_mapping(hasher, _model_fields(value), name, depth)
@@ -128,17 +139,40 @@ def _model_fields(model: pydantic.BaseModel) -> dict[str, Any]:
 
 
 def _feed_mapping(hasher: blake3, mapping: Mapping[Any, Any], name: str, depth: int) -> None:
-    pairs = sorted(
-        (_digest_at(key, f"{name} key", depth + 1), _digest_at(item, f"{name}.{key}", depth + 1))
+    _put(hasher, "mapping", _pairs(mapping, name, depth))
+
+
+def _pairs(mapping: Mapping[Any, Any], name: str, depth: int) -> bytes:
+    """Return the digests of a mapping's keys and values, in an order that does not depend on the mapping's."""
+    pairs = [
+        (_digest_of_common(key) or _digest_at(key, f"{name} key", depth + 1))
+        + (_digest_of_common(item) or _digest_at(item, f"{name}.{key}", depth + 1))
         for key, item in mapping.items()
-    )
-    _put(hasher, "mapping", b"".join(key + item for key, item in pairs))
+    ]
+    return b"".join(sorted(pairs))
 
 
 def _digest_at(value: Any, name: str, depth: int) -> bytes:
+    if type(value) is dict and depth <= _MAX_DEPTH:  # as `_feed` does; every key is the digest of one
+        pairs = _pairs(cast("dict[Any, Any]", value), name, depth)
+        return blake3(_front("mapping", pairs) + pairs).digest()
     hasher = blake3()
     _feed(hasher, value, name, depth)
     return hasher.digest()
+
+
+def _digest_of_common(value: Any) -> bytes | None:
+    """Return the digest of a short text or a number, such as the names of parameters; None for what is longer."""
+    if type(value) not in _COMMON or (type(value) is str and len(value) >= _SHORT):
+        return None
+    return _digest_of_atom(value)
+
+
+@functools.lru_cache(maxsize=4096, typed=True)
+def _digest_of_atom(value: Any) -> bytes:
+    atom = _atom(value)
+    assert atom is not None  # noqa: S101 - text, numbers and None are
+    return blake3(_front(*atom) + atom[1]).digest()
 
 
 def _feed_array(hasher: blake3, value: Any, name: str) -> None:

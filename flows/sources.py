@@ -10,6 +10,7 @@ from typing import cast
 from fsspec.core import OpenFile
 
 from cache_blocks.fingerprint import open_file_system
+from cache_blocks.versions import ListedFile, version_of_details
 
 MEDIA_SUFFIXES = frozenset(
     [
@@ -46,13 +47,18 @@ class SourceError(ValueError):
     """The source of a batch is not there, or holds no recordings."""
 
 
+_Listing = dict[str, dict[str, object]]
+"""Details by path."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recording:
     """One recording to work on.
 
     Attributes:
         name: Path relative to the source, for people and for naming outputs.
-        handle: Where its bytes are.
+        handle: Where its bytes are. A remote one knows its version from the listing, so that nothing more is asked of
+            the store for a recording that is known.
     """
 
     name: str
@@ -106,17 +112,19 @@ def _remote(url: str, options: dict[str, object]) -> Iterator[Recording]:
         fs, root = open_file_system(url, **options)
     except (ImportError, ValueError) as error:
         raise SourceError(f"{url}: {error}") from error
+    fs.invalidate_cache()  # it may have listed this in an earlier batch, and answers from memory
     if glob.has_magic(root):
-        paths = cast("list[str]", fs.glob(root))
-        base = os.path.commonpath([str(PurePosixPath(path).parent) for path in paths]) if paths else root
+        listed = cast("_Listing", fs.glob(root, detail=True))
+        found = {path: how for path, how in listed.items() if how.get("type") != "directory"}
+        base = os.path.commonpath([str(PurePosixPath(path).parent) for path in found]) if found else root
     elif fs.isdir(root):
-        paths = [
-            path for path in cast("list[str]", fs.find(root)) if PurePosixPath(path).suffix.lower() in MEDIA_SUFFIXES
-        ]
+        listed = cast("_Listing", fs.find(root, detail=True))
+        found = {path: how for path, how in listed.items() if PurePosixPath(path).suffix.lower() in MEDIA_SUFFIXES}
         base = root
     elif fs.exists(root):
-        paths, base = [root], str(PurePosixPath(root).parent)
+        found, base = {root: cast("dict[str, object]", fs.info(root))}, str(PurePosixPath(root).parent)
     else:
         raise SourceError(f"there is no {url}")
-    for path in paths:
-        yield Recording(PurePosixPath(path).relative_to(base).as_posix(), OpenFile(fs, path, mode="rb"))
+    for path, details in found.items():
+        handle = ListedFile(fs, path, version_of_details(fs, path, details))
+        yield Recording(PurePosixPath(path).relative_to(base).as_posix(), handle)
