@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
@@ -17,12 +18,12 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from cache_blocks.errors import ConfigurationError, TierUnavailableError
-from cache_blocks.tiers.base import describe
+from cache_blocks.tiers.base import unavailable
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
 
-SCHEMA_VERSION: Final = "0001"
+SCHEMA_VERSION: Final = "0003"
 _VERSION_TABLE: Final = "cache_blocks_schema"
 _MIGRATION_LOCK: Final = 0x63616368
 _MIGRATION_SECONDS: Final = 600.0
@@ -79,16 +80,19 @@ class Database:
             with self._ready_engine().begin() as connection:
                 yield connection
         except _OUTAGES as error:
-            raise TierUnavailableError("sql", describe(error)) from error
+            raise unavailable("sql", error) from error
 
     @contextmanager
     def read(self) -> Generator[Connection]:
         """Give a connection for reading; it blocks no writer. Raises as `begin` does."""
         try:
-            with self._ready_engine().execution_options(sqlite_begin="DEFERRED").connect() as connection:
+            engine = self._ready_engine()
+            with engine.connect() as connection:
+                if self.is_sqlite:
+                    connection.execution_options(sqlite_begin="DEFERRED")
                 yield connection
         except _OUTAGES as error:
-            raise TierUnavailableError("sql", describe(error)) from error
+            raise unavailable("sql", error) from error
 
     def now(self) -> sa.ColumnElement[float]:
         """Return the database's own clock as an expression, in seconds since the epoch."""
@@ -99,6 +103,22 @@ class Database:
     def upsert(self, table: sa.Table) -> Any:
         """Return the dialect's ``INSERT`` with ``on_conflict_do_update``."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    def among(self, column: sa.ColumnElement[str], values: Iterable[str] | str) -> sa.ColumnElement[bool]:
+        """Return whether a column is one of these values.
+
+        They are one parameter, however many they are, so that the statement is prepared once.
+
+        Args:
+            column: The column.
+            values: The values; or the name of a parameter, which takes a list of them when the statement is executed.
+        """
+        listed: Any = (
+            sa.bindparam(values, type_=_Texts()) if isinstance(values, str) else sa.literal(list(values), _Texts())
+        )
+        if self.is_sqlite:
+            return column.in_(sa.select(sa.func.json_each(listed).table_valued("value").c.value))
+        return column == sa.any_(listed)
 
     def close(self) -> None:
         """Give back pooled connections."""
@@ -159,6 +179,22 @@ class Database:
         return connection
 
 
+class _Texts(sa.TypeDecorator[list[str]]):
+    """Several texts as one parameter: an array in PostgreSQL, JSON in SQLite."""
+
+    impl = sa.JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
+        """Return what a database has for it."""
+        native: Any = postgresql.ARRAY(sa.Text) if dialect.name == "postgresql" else sa.Text()
+        return dialect.type_descriptor(native)
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        """Return the parameter's value."""
+        return list(value) if dialect.name == "postgresql" else orjson.dumps(list(value)).decode()
+
+
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
@@ -177,6 +213,11 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")
+    # Deleting rows need not write the pages it frees; forgetting compacts the file anyway.
+    cursor.execute("PRAGMA secure_delete=FAST")
+    # A batch touches an index page for almost every key: what several batches touch is written once (16 MB of log).
+    cursor.execute("PRAGMA wal_autocheckpoint=4000")
+    cursor.execute("PRAGMA cache_size=-16000")
     cursor.close()
 
 
@@ -199,16 +240,21 @@ def _migrate(engine: Engine) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    with engine.begin() as connection:
+    with engine.connect() as connection:
+        driver = cast("Any", connection.connection.driver_connection)
+        connection.detach()  # from the pool, whose connections have less patience
+        if engine.dialect.name == "sqlite":
+            driver.execute(f"PRAGMA busy_timeout = {int(_MIGRATION_SECONDS * 1000)}")
+        connection.begin()
         if engine.dialect.name == "postgresql":
-            cast("Any", connection.connection.driver_connection).patience = _MIGRATION_SECONDS
-            connection.detach()  # from the pool, whose connections have less patience
+            driver.patience = _MIGRATION_SECONDS
             connection.execute(sa.text("SET LOCAL lock_timeout = 0"))
             connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")
+            connection.commit()
         except CommandError as error:
             raise TierUnavailableError(
                 "sql", f"the schema is not this version's ({error}); upgrade the package"

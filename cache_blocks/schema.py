@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
-from sqlalchemy import JSON, BigInteger, Column, Float, Index, LargeBinary, Table
+from sqlalchemy import JSON, BigInteger, Column, Float, Index, LargeBinary, Table, text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
@@ -18,8 +18,19 @@ class EntryRow(CacheTable, table=True):
 
     __tablename__: ClassVar[Any] = "cache_blocks_entry"  # SQLModel declares a function here
     __table_args__ = (
-        Index("ix_cache_blocks_entry_expiry", "namespace", "expires_at"),
-        Index("ix_cache_blocks_entry_kind", "namespace", "kind", "created_at"),
+        Index("ix_cache_blocks_entry_expiry", "namespace", "kind", "expires_at", "key"),
+        # Listings walk one of these, and tell by its last column which entries are large without reading their rows.
+        Index("ix_cache_blocks_entry_time", "namespace", "created_at", "key", text("(stored_bytes + blob_bytes)")),
+        Index("ix_cache_blocks_entry_size", "namespace", text("(stored_bytes + blob_bytes)"), "key"),
+        Index(
+            "ix_cache_blocks_entry_kind", "namespace", "kind", "created_at", "key", text("(stored_bytes + blob_bytes)")
+        ),
+        Index(
+            "ix_cache_blocks_entry_task", "namespace", "task", "created_at", "key", text("(stored_bytes + blob_bytes)")
+        ),
+        # By these two the same work is known again when its key has changed.
+        Index("ix_cache_blocks_entry_subject", "namespace", "task", "subject", "created_at"),
+        Index("ix_cache_blocks_entry_input", "namespace", "task", "main_input", "created_at"),
     )
 
     namespace: str = Field(primary_key=True, max_length=64)
@@ -35,25 +46,32 @@ class EntryRow(CacheTable, table=True):
     placement: str = Field(max_length=64)
     generations: list[int] = Field(sa_column=Column(JSON, nullable=False))
     manifest: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    subject: str = Field(default="", max_length=200, sa_column_kwargs={"server_default": ""})
+    main_input: str = Field(default="", max_length=64, sa_column_kwargs={"server_default": ""})
+    usage: dict[str, float] = Field(sa_column=Column(JSON, nullable=False, server_default="{}"))
     envelope: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
 
 
 class TagRow(CacheTable, table=True):
-    """A tag of an entry."""
+    """A tag of an entry; it goes with its entry, by a trigger. ``created_at`` is the entry's, for listings by tag."""
 
     __tablename__: ClassVar[Any] = "cache_blocks_tag"  # SQLModel declares a function here
-    __table_args__ = (Index("ix_cache_blocks_tag_key", "namespace", "key"),)
+    __table_args__ = (
+        Index("ix_cache_blocks_tag_key", "namespace", "key", "tag"),  # covers, else SQLite prefers one that does
+        Index("ix_cache_blocks_tag_time", "namespace", "tag", "created_at", "key"),
+    )
 
     namespace: str = Field(primary_key=True, max_length=64)
     tag: str = Field(primary_key=True, max_length=200)
     key: str = Field(primary_key=True, max_length=220)
+    created_at: float = Field(sa_column=Column(Float(53), nullable=False, server_default="0"))
 
 
 class BlobRow(CacheTable, table=True):
-    """A blob that an entry refers to: what keeps maintenance from collecting it."""
+    """A blob that an entry refers to: what keeps maintenance from collecting it. Like a tag it goes with its entry."""
 
     __tablename__: ClassVar[Any] = "cache_blocks_blob"  # SQLModel declares a function here
-    __table_args__ = (Index("ix_cache_blocks_blob_key", "namespace", "key"),)
+    __table_args__ = (Index("ix_cache_blocks_blob_key", "namespace", "key", "digest"),)
 
     namespace: str = Field(primary_key=True, max_length=64)
     digest: str = Field(primary_key=True, max_length=64)
@@ -61,13 +79,20 @@ class BlobRow(CacheTable, table=True):
 
 
 class GenerationRow(CacheTable, table=True):
-    """The truth about invalidation: a number per scope. The row ``seeded`` says that the table is not new."""
+    """The truth about invalidation: a number per scope. The row ``seeded`` says that the table is not new.
+
+    ``swept`` is the number up to which a collection has looked for the scope's invalidated entries, ``settled`` the one
+    up to which two have: what a writer in the middle of it still stored has been found by the second.
+    """
 
     __tablename__: ClassVar[Any] = "cache_blocks_generation"  # SQLModel declares a function here
 
     namespace: str = Field(primary_key=True, max_length=64)
     scope: str = Field(primary_key=True, max_length=240)
     number: int = Field(sa_column=Column(BigInteger, nullable=False))
+    raised_at: float = Field(sa_column=Column(Float(53), nullable=False, server_default="0"))
+    swept: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
+    settled: int = Field(sa_column=Column(BigInteger, nullable=False, server_default="0"))
 
 
 class UntoldRow(CacheTable, table=True):
@@ -123,11 +148,87 @@ class EventRow(CacheTable, table=True):
     reason: str = Field(default="", max_length=400)
     subject: str = Field(default="", max_length=200)
     task: str = Field(default="", max_length=255)
+    flow: str = Field(default="", max_length=255, sa_column_kwargs={"server_default": ""})
     flow_run_id: str = Field(default="", max_length=36)
     task_run_id: str = Field(default="", max_length=36)
     stored_bytes: int = Field(default=0, sa_column=Column(BigInteger, nullable=False))
     seconds: float = Field(default=0.0, sa_column=Column(Float(53), nullable=False))
     seconds_saved: float = Field(default=0.0, sa_column=Column(Float(53), nullable=False))
+    money: float = Field(default=0.0, sa_column=Column(Float(53), nullable=False, server_default="0"))
+    money_saved: float = Field(default=0.0, sa_column=Column(Float(53), nullable=False, server_default="0"))
+    cause: str = Field(default="", max_length=120, sa_column_kwargs={"server_default": ""})
+
+
+class EntryTallyRow(CacheTable, table=True):
+    """What the entries of a kind add up to, kept by triggers; see `cache_blocks.tallies`.
+
+    Each PostgreSQL connection adds to a row of its own, named by ``shard``, so that no writer waits for another.
+    """
+
+    __tablename__: ClassVar[Any] = "cache_blocks_entry_tally"  # SQLModel declares a function here
+
+    namespace: str = Field(primary_key=True, max_length=64)
+    kind: str = Field(primary_key=True, max_length=48)
+    shard: int = Field(primary_key=True)
+    entries: int = Field(sa_column=Column(BigInteger, nullable=False))
+    stored_bytes: int = Field(sa_column=Column(BigInteger, nullable=False))
+    blob_bytes: int = Field(sa_column=Column(BigInteger, nullable=False))
+    compute_seconds: float = Field(sa_column=Column(Float(53), nullable=False))
+
+
+class EventTallyRow(CacheTable, table=True):
+    """What the events of a day add up to, kept by a trigger; it outlives them. ``day`` is in UTC, since the epoch."""
+
+    __tablename__: ClassVar[Any] = "cache_blocks_event_tally"  # SQLModel declares a function here
+
+    namespace: str = Field(primary_key=True, max_length=64)
+    day: int = Field(primary_key=True)
+    action: str = Field(primary_key=True, max_length=16)
+    kind: str = Field(primary_key=True, max_length=48)
+    outcome: str = Field(primary_key=True, max_length=16)
+    tier: str = Field(primary_key=True, max_length=16)
+    task: str = Field(primary_key=True, max_length=255)
+    flow: str = Field(primary_key=True, max_length=255)
+    cause: str = Field(primary_key=True, max_length=120)
+    shard: int = Field(primary_key=True)
+    events: int = Field(sa_column=Column(BigInteger, nullable=False))
+    stored_bytes: int = Field(sa_column=Column(BigInteger, nullable=False))
+    seconds: float = Field(sa_column=Column(Float(53), nullable=False))
+    seconds_saved: float = Field(sa_column=Column(Float(53), nullable=False))
+    money: float = Field(sa_column=Column(Float(53), nullable=False))
+    money_saved: float = Field(sa_column=Column(Float(53), nullable=False))
+
+
+class RunRow(CacheTable, table=True):
+    """What the events of a flow run add up to, as its report has it; it outlives them."""
+
+    __tablename__: ClassVar[Any] = "cache_blocks_run"  # SQLModel declares a function here
+    __table_args__ = (Index("ix_cache_blocks_run_flow", "namespace", "flow", "at"),)
+
+    namespace: str = Field(primary_key=True, max_length=64)
+    flow_run_id: str = Field(primary_key=True, max_length=36)
+    flow: str = Field(max_length=255)
+    at: float = Field(sa_column=Column(Float(53), nullable=False))
+    lookups: int = Field(sa_column=Column(BigInteger, nullable=False))
+    hits: int = Field(sa_column=Column(BigInteger, nullable=False))
+    seconds_saved: float = Field(sa_column=Column(Float(53), nullable=False))
+    money_saved: float = Field(sa_column=Column(Float(53), nullable=False))
+    compute_seconds: float = Field(sa_column=Column(Float(53), nullable=False))
+    money_spent: float = Field(sa_column=Column(Float(53), nullable=False))
+
+
+class PlanRow(CacheTable, table=True):
+    """What a run was expected to do, so that the report of the run can tell how well that was foreseen."""
+
+    __tablename__: ClassVar[Any] = "cache_blocks_plan"  # SQLModel declares a function here
+    __table_args__ = (Index("ix_cache_blocks_plan_flow", "namespace", "flow", "made_at"),)
+
+    id: str = Field(primary_key=True, max_length=32)
+    namespace: str = Field(max_length=64)
+    flow: str = Field(max_length=255)
+    made_at: float = Field(sa_column=Column(Float(53), nullable=False))
+    parameters: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    stages: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
 
 
 def table(row: type[CacheTable]) -> Table:

@@ -7,36 +7,26 @@ only if nothing refers to it and nobody has touched it within its grace time, bo
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from cache_blocks.entry import scopes_of
+from cache_blocks import tallies
 from cache_blocks.errors import TierUnavailableError
+from cache_blocks.maintenance.expiring import RowCollector
 from cache_blocks.maintenance.sweeping import Collected, Sweeper
-from cache_blocks.maintenance.walking import (
-    ROWS,
-    Progress,
-    Walker,
-    batched,
-    blob_table,
-    entry_table,
-    tag_table,
-    unheard,
-)
+from cache_blocks.maintenance.walking import ENVELOPES, ROWS, Progress, Walker, batched, unheard
 from cache_blocks.plan import judge
-from cache_blocks.schema import EventRow, LeaseRow, table
+from cache_blocks.schema import EventRow, LeaseRow, RunRow, table
 
 if TYPE_CHECKING:
     from cache_blocks.cache import TieredCache
     from cache_blocks.tiers.base import Tier
 
-EVENT_SECONDS: Final = 30 * 86400
-"""How long events are kept."""
+TALLY_DAYS: Final = 400
+"""How long it is known what the events of a day added up to."""
 
-_event, _lease = (table(row) for row in (EventRow, LeaseRow))
+_event, _lease, _run = (table(row) for row in (EventRow, LeaseRow, RunRow))
 
 
 def collect(
@@ -55,9 +45,11 @@ def collect(
     collector = _Collector(cache, time.time() if now is None else now, dry_run, on_progress)
     steps = (
         collector.tell,
-        collector.entries,
+        collector.rows.expired,
+        collector.rows.invalidated,
         collector.copies,
         collector.history,
+        collector.fold,
         collector.files,
     )
     for step in steps:
@@ -66,14 +58,6 @@ def collect(
         except TierUnavailableError as error:
             collector.collected.failed(error)
     return collector.collected
-
-
-@dataclass(frozen=True, slots=True)
-class _Doomed:
-    key: str
-    fence: int
-    stored_bytes: int
-    expired: bool
 
 
 class _Collector:
@@ -85,9 +69,9 @@ class _Collector:
         self._now = now
         self._dry_run = dry_run
         self._on_progress = on_progress
-        self._doomed: set[str] = set()
         self._live_elsewhere: set[str] | None = None
         self.collected = Collected()
+        self.rows = RowCollector(self._walker, self.collected, now, dry_run, on_progress)
 
     def tell(self) -> None:
         """Tell tiers the invalidations that they have missed."""
@@ -103,67 +87,6 @@ class _Collector:
         counts = {tier.name: len(generations.untold(tier.name)) for tier in self._walker.copies}
         return {tier: count for tier, count in counts.items() if count}
 
-    def entries(self) -> None:
-        """Delete expired and invalidated rows, and their copies in the other tiers."""
-        last = ""
-        while page := self._page(last):
-            last = page[-1]["key"]
-            doomed = {one.key: one for one in self._judged(page)}
-            gone = set(doomed) if self._dry_run else self._delete_rows(list(doomed.values()))
-            self._doomed |= gone
-            for key in gone:
-                self.collected.bytes_freed += doomed[key].stored_bytes
-                self.collected.expired += doomed[key].expired
-                self.collected.invalidated += not doomed[key].expired
-            if gone and not self._dry_run:
-                self._delete_copies({key: doomed[key].fence for key in gone})
-            self._on_progress("entries", len(page))
-
-    def _page(self, after: str) -> Sequence[sa.RowMapping]:
-        columns = (entry_table.c[name] for name in ("key", "fence", "expires_at", "generations", "stored_bytes"))
-        statement = (
-            sa.select(*columns)
-            .where(entry_table.c.namespace == self._namespace, entry_table.c.key > after)
-            .order_by(entry_table.c.key)
-            .limit(ROWS)
-        )
-        with self._database.read() as connection:
-            return connection.execute(statement).mappings().all()
-
-    def _judged(self, page: Sequence[sa.RowMapping]) -> list[_Doomed]:
-        tags = self._walker.tags([row["key"] for row in page])
-        scopes = {row["key"]: scopes_of(row["key"], tags[row["key"]]) for row in page}
-        numbers = self._walker.generations(scope for some in scopes.values() for scope in some)
-        doomed: list[_Doomed] = []
-        for row in page:
-            expired = row["expires_at"] <= self._now
-            current = [numbers[scope] for scope in scopes[row["key"]]]
-            if expired or current != list(row["generations"]):
-                doomed.append(_Doomed(row["key"], row["fence"], row["stored_bytes"], expired))
-        return doomed
-
-    def _delete_rows(self, doomed: Sequence[_Doomed]) -> set[str]:
-        """Delete rows that still have the fence they were judged by; return the keys of those that were deleted."""
-        if not doomed:
-            return set()
-        pairs = [(one.key, one.fence) for one in doomed]
-        judged = sa.tuple_(entry_table.c.key, entry_table.c.fence).in_(pairs)
-        statement = sa.delete(entry_table).where(entry_table.c.namespace == self._namespace, judged)
-        with self._database.begin() as connection:
-            gone = set(connection.execute(statement.returning(entry_table.c.key)).scalars())
-            for side in (tag_table, blob_table):
-                connection.execute(sa.delete(side).where(side.c.namespace == self._namespace, side.c.key.in_(gone)))
-        return gone
-
-    def _delete_copies(self, fences: Mapping[str, int]) -> None:
-        """Delete the copies of deleted rows; a copy with a higher fence belongs to a later computation."""
-        for tier in self._walker.copies:
-            try:
-                found = self._walker.read(tier, list(fences)).entries
-                self._walker.delete(tier, [key for key, entry in found.items() if entry.fence <= fences[key]])
-            except TierUnavailableError as error:
-                self.collected.failed(error)
-
     def copies(self) -> None:
         """Delete expired and invalidated copies that SQL does not know, and learn which blobs the others refer to."""
         live: set[str] = set()
@@ -178,29 +101,33 @@ class _Collector:
 
     def _strangers(self, tier: Tier) -> set[str]:
         live: set[str] = set()
-        for keys in batched(tier.keys(), 64):
+        for keys in batched(tier.keys()):
             self._on_progress(f"copies in {tier.name}", len(keys))
             known = self._walker.known(keys)
-            strangers = [key for key in keys if key not in known]
-            if not strangers:
-                continue
-            entries = self._walker.read(tier, strangers).entries
-            numbers = self._walker.generations_of(entries.values())
-            doomed: list[str] = []
-            for key, entry in entries.items():
-                verdict = judge(entry, numbers, self._now)
-                if verdict is None or verdict.is_hit:
-                    live.update(entry.blobs)
-                else:
-                    doomed.append(key)
-                    self.collected.bytes_freed += entry.stored_bytes
-            self.collected.replicas += len(doomed) if self._dry_run else self._walker.delete(tier, doomed)
+            for strangers in batched((key for key in keys if key not in known), ENVELOPES):
+                live |= self._judge_strangers(tier, strangers)
+        return live
+
+    def _judge_strangers(self, tier: Tier, strangers: list[str]) -> set[str]:
+        """Delete those that are no hits; return the blobs that the others refer to."""
+        live: set[str] = set()
+        entries = self._walker.read(tier, strangers).entries
+        numbers = self._walker.generations_of(entries.values())
+        doomed: list[str] = []
+        for key, entry in entries.items():
+            verdict = judge(entry, numbers, self._now)
+            if verdict is None or verdict.is_hit:
+                live.update(entry.blobs)
+            else:
+                doomed.append(key)
+                self.collected.bytes_freed += entry.stored_bytes
+        self.collected.replicas += len(doomed) if self._dry_run else self._walker.delete(tier, doomed)
         return live
 
     def files(self) -> None:
         """Delete contents of files that nothing refers to, and what was begun and never finished."""
         sweeper = Sweeper(
-            self._walker, self.collected, self._now, self._dry_run, frozenset(self._doomed), self._live_elsewhere
+            self._walker, self.collected, self._now, self._dry_run, frozenset(self.rows.doomed), self._live_elsewhere
         )
         for sweep in (sweeper.blobs, sweeper.unfinished, sweeper.local):
             try:
@@ -209,23 +136,36 @@ class _Collector:
                 self.collected.failed(error)
 
     def history(self) -> None:
-        """Delete ended leases, side rows without an entry, and events that are too old."""
-        old = (_event.c.namespace == self._namespace) & (_event.c.at < self._now - EVENT_SECONDS)
+        """Delete ended leases, events that are too old, and what days and runs of long ago added up to."""
+        kept = self._cache.settings.event_days * tallies.DAY_SECONDS
+        old = (_event.c.namespace == self._namespace) & (_event.c.at < self._now - kept)
         ended = (_lease.c.namespace == self._namespace) & (_lease.c.expires_at <= self._now)
         self.collected.events = self._delete_where(_event, _event.c.id, old)
         self.collected.leases = self._delete_where(_lease, _lease.c.key, ended)
-        for side in (tag_table, blob_table):
-            mine = (entry_table.c.namespace == side.c.namespace) & (entry_table.c.key == side.c.key)
-            orphan = (side.c.namespace == self._namespace) & ~sa.exists().where(mine)
-            self._delete_where(side, side.c.key, orphan)
+        days = tallies.event_tally
+        first = int(self._now // tallies.DAY_SECONDS) - TALLY_DAYS
+        if not self._dry_run:
+            with self._database.begin() as connection:
+                connection.execute(sa.delete(days).where(days.c.namespace == self._namespace, days.c.day < first))
+                long_ago = _run.c.at < first * tallies.DAY_SECONDS
+                connection.execute(sa.delete(_run).where(_run.c.namespace == self._namespace, long_ago))
+
+    def fold(self) -> None:
+        """Fold the tallies of connections that are gone."""
+        if not self._dry_run:
+            for tally in (tallies.entry_tally, tallies.event_tally):
+                tallies.fold(self._database, self._namespace, tally)
 
     def _delete_where(self, rows: sa.Table, name: sa.Column[Any], condition: sa.ColumnElement[bool]) -> int:
+        """Delete in batches, each found before its transaction begins; return how many."""
         if self._dry_run:
             return self._walker.count(rows, condition)
         deleted = 0
         while True:
-            with self._database.begin() as connection:
+            with self._database.read() as connection:
                 some = connection.execute(sa.select(name).where(condition).limit(ROWS)).scalars().all()
-                if not some:
-                    return deleted
-                deleted += connection.execute(sa.delete(rows).where(condition, name.in_(some))).rowcount
+            if not some:
+                return deleted
+            with self._database.begin() as connection:
+                deleted += connection.execute(sa.delete(rows).where(condition, self._walker.among(name, some))).rowcount
+            self._on_progress(rows.name.removeprefix("cache_blocks_"), len(some))

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from cache_blocks.entry import Entry, check_key
-from cache_blocks.errors import TierUnavailableError
+from cache_blocks.errors import InvalidKeyError, TierUnavailableError
 from cache_blocks.events import CacheEvent
 from cache_blocks.invalidation import scope_of
 from cache_blocks.maintenance.walking import Walker, batched, entry_table, tag_table
 from cache_blocks.plan import judge
+from cache_blocks.tallies import entries_under
 
 if TYPE_CHECKING:
     from cache_blocks.cache import TieredCache
 
 _CANDIDATES: Final = 1000
 _SUGGESTIONS: Final = 3
+_EVER: Final = 1e18
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +114,9 @@ def ls(
     older_than: float | None = None,
     larger_than: int | None = None,
     limit: int = 50,
+    after: str | None = None,
 ) -> list[EntrySummary]:
-    """Return the entries that SQL has, newest first.
+    """Return a page of the entries that SQL has, newest first, by walking an index and not all entries.
 
     Args:
         cache: The cache.
@@ -123,26 +126,50 @@ def ls(
         older_than: Only computed more than this many seconds ago.
         larger_than: Only with more than this many bytes of payload and files.
         limit: How many at most.
+        after: Key of the last entry of the page before.
 
     Raises:
+        InvalidKeyError: There is no entry ``after`` any more.
         TierUnavailableError: SQL does not answer.
     """
+    namespace = cache.settings.namespace
     columns = [entry_table.c[name] for name in EntrySummary.__dataclass_fields__ if name != "tags"]
-    statement = sa.select(*columns).where(entry_table.c.namespace == cache.settings.namespace)
+    statement = sa.select(*columns).where(entry_table.c.namespace == namespace)
+    walked = entry_table if tag is None else tag_table
     if kind is not None:
         statement = statement.where(entry_table.c.kind == kind)
     if task is not None:
         statement = statement.where(entry_table.c.task == task)
     if tag is not None:
-        statement = statement.where(entry_table.c.key.in_(_keys_of_tag(cache, tag)))
+        statement = statement.join(tag_table, _same_entry).where(tag_table.c.namespace == namespace)
+        statement = statement.where(tag_table.c.tag == tag)
+    statement = statement.where(walked.c.created_at < _EVER)  # so that SQLite walks the index that has it
     if older_than is not None:
-        statement = statement.where(entry_table.c.created_at < time.time() - older_than)
+        statement = statement.where(walked.c.created_at < time.time() - older_than)
     if larger_than is not None:
         statement = statement.where(entry_table.c.stored_bytes + entry_table.c.blob_bytes > larger_than)
-    statement = statement.order_by(entry_table.c.created_at.desc(), entry_table.c.key).limit(limit)
+    if after is not None:
+        created_at = _created_at(cache, after)
+        beyond = (walked.c.created_at < created_at) | (walked.c.key < after)
+        statement = statement.where(walked.c.created_at <= created_at, beyond)
+    statement = statement.order_by(walked.c.created_at.desc(), walked.c.key.desc()).limit(limit)
     with cache.parts.database.read() as connection:
         rows = connection.execute(statement).mappings().all()
     return _summaries(Walker(cache), rows)
+
+
+_same_entry = (tag_table.c.namespace == entry_table.c.namespace) & (tag_table.c.key == entry_table.c.key)
+
+
+def _created_at(cache: TieredCache, key: str) -> float:
+    statement = sa.select(entry_table.c.created_at).where(
+        entry_table.c.namespace == cache.settings.namespace, entry_table.c.key == key
+    )
+    with cache.parts.database.read() as connection:
+        created_at: float | None = connection.execute(statement).scalar()
+    if created_at is None:
+        raise InvalidKeyError(f"there is no entry {key[:80]!r} any more to go on after; begin with the first page")
+    return created_at
 
 
 def _summaries(walker: Walker, rows: Sequence[sa.RowMapping]) -> list[EntrySummary]:
@@ -163,21 +190,8 @@ def count(cache: TieredCache, *, key: str | None = None, kind: str | None = None
         InvalidKeyError: More than one is given, or it is not well-formed.
         TierUnavailableError: SQL does not answer.
     """
-    scope_of(key=key, kind=kind, tag=tag)
-    statement = sa.select(sa.func.count()).select_from(entry_table)
-    statement = statement.where(entry_table.c.namespace == cache.settings.namespace)
-    if key is not None:
-        statement = statement.where(entry_table.c.key == key)
-    if kind is not None:
-        statement = statement.where(entry_table.c.kind == kind)
-    if tag is not None:
-        statement = statement.where(entry_table.c.key.in_(_keys_of_tag(cache, tag)))
     with cache.parts.database.read() as connection:
-        return int(connection.execute(statement).scalar_one())
-
-
-def _keys_of_tag(cache: TieredCache, tag: str) -> sa.Select[Any]:
-    return sa.select(tag_table.c.key).where(tag_table.c.namespace == cache.settings.namespace, tag_table.c.tag == tag)
+        return entries_under(connection, cache.settings.namespace, scope_of(key=key, kind=kind, tag=tag))
 
 
 def show(cache: TieredCache, key: str) -> EntryDetails | None:
@@ -205,7 +219,7 @@ def show(cache: TieredCache, key: str) -> EntryDetails | None:
     manifest = dict(newest.manifest) if newest else {}
     # A tier that is down is named in `tiers`; what only it could tell is left empty.
     with suppress(TierUnavailableError):
-        missing.extend(cache.blobs.missing(newest.blobs) if newest else ())
+        missing.extend(cache.blobs.missing(newest.blobs, newest.marks) if newest else ())
     with suppress(TierUnavailableError):
         events.extend(cache.parts.events.of_key(key))
     return EntryDetails(key, state, reason, newest, tiers, manifest, missing, events)

@@ -1,27 +1,28 @@
-"""Statistics: what is kept and what it has saved, by aggregate queries."""
+"""Statistics: what is kept and what it has saved, from tallies and the ends of indexes, however much there is."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from cache_blocks import events as actions
-from cache_blocks.entry import Outcome
+from cache_blocks.maintenance import trends
+from cache_blocks.maintenance.trends import By, LargeEntry, MissCause, Trend
 from cache_blocks.metrics import CacheMetrics, KindMetrics
-from cache_blocks.schema import EntryRow, EventRow, table
+from cache_blocks.schema import EntryRow, table
+from cache_blocks.tallies import DAY_SECONDS, entry_tally
 
 if TYPE_CHECKING:
     from cache_blocks.cache import TieredCache
 
-METRICS_SECONDS: Final = 30 * 86400
-"""How far back hits and misses are counted."""
+METRICS_DAYS: Final = 30
+"""How far back hits and misses are counted: today, and as many whole days (UTC) before it."""
 
-_entry, _event = (table(row) for row in (EntryRow, EventRow))
+_entry = table(EntryRow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +57,26 @@ class Stats:
     Attributes:
         namespace: Environment that is counted.
         kinds: Entries by kind.
-        metrics: Hits and misses of the last 30 days.
+        metrics: Hits and misses since ``since``.
+        since: Begin of the first day (UTC) whose hits and misses are counted, in seconds since the epoch.
+        currency: Of all money; empty where no prices are set.
+        by: What the trends are by: ``day``, ``kind``, ``task`` or ``flow``.
+        trends: How each of them has done.
+        causes: Why most lookups missed.
+        biggest: The entries that take most room.
+        never_read: Of the 2,000 biggest, those older than a day that were not read as long as events are kept.
     """
 
     namespace: str
     kinds: dict[str, KindStats] = field(default_factory=dict[str, KindStats])
     metrics: CacheMetrics = field(default_factory=CacheMetrics)
+    since: float = 0.0
+    currency: str = ""
+    by: By = "day"
+    trends: Sequence[Trend] = ()
+    causes: Sequence[MissCause] = ()
+    biggest: Sequence[LargeEntry] = ()
+    never_read: Sequence[LargeEntry] = ()
 
     @property
     def entries(self) -> int:
@@ -81,12 +96,21 @@ class Stats:
             "stored_bytes": self.stored_bytes,
             "kinds": {name: asdict(kind) for name, kind in self.kinds.items()},
             "metrics": {
-                **_plain(self.metrics, ("hits", "misses", "total", "hit_rate", "by_tier", "seconds_saved")),
+                **_plain(
+                    self.metrics, ("hits", "misses", "total", "hit_rate", "by_tier", "seconds_saved", "money_saved")
+                ),
                 **_plain(self.metrics, ("lost_writes", "shared", "unleased", "unstored", "outages")),
                 "by_kind": {
                     name: _plain(kind, (*KindMetrics.__dataclass_fields__, "total", "hit_rate"))
                     for name, kind in self.metrics.by_kind.items()
                 },
+            },
+            "since": self.since,
+            "currency": self.currency,
+            "by": self.by,
+            **{
+                name: [asdict(each) for each in getattr(self, name)]
+                for name in ("trends", "causes", "biggest", "never_read")
             },
         }
 
@@ -100,38 +124,64 @@ def _plain(metrics: CacheMetrics | KindMetrics, names: Iterable[str]) -> dict[st
     }
 
 
-def stats(cache: TieredCache, *, now: float | None = None) -> Stats:
-    """Return what a cache keeps, by kind, and its hits and misses of the last 30 days.
+def stats(
+    cache: TieredCache, *, by: By = "day", since_seconds: float = METRICS_DAYS * DAY_SECONDS, now: float | None = None
+) -> Stats:
+    """Return what a cache keeps, by kind, how it has done of late, and why it missed.
+
+    It takes no longer for a million entries and events than for a few; only what waits to be collected is counted.
+
+    Args:
+        cache: The cache whose namespace is counted.
+        by: What trends are by.
+        since_seconds: How far back hits and misses are counted: to the begin of that day (UTC), 400 days at most.
+        now: The time, in seconds since the epoch.
 
     Raises:
         TierUnavailableError: SQL does not answer.
     """
     now = time.time() if now is None else now
+    since = now - since_seconds
+    namespace = cache.settings.namespace
     cache.parts.events.flush()
     with cache.parts.database.read() as connection:
-        kinds = connection.execute(_kinds(cache.settings.namespace, now)).mappings().all()
-        events = connection.execute(_events(cache.settings.namespace, now)).mappings().all()
-    by_kind = {row["kind"]: _kind_stats(row) for row in kinds}
-    return Stats(cache.settings.namespace, by_kind, _metrics(events))
+        kinds = connection.execute(_kinds(namespace, now)).mappings().all()
+        return Stats(
+            namespace=namespace,
+            kinds={row["kind"]: _kind_stats(row) for row in kinds},
+            metrics=trends.metrics_since(connection, namespace, since),
+            since=since // DAY_SECONDS * DAY_SECONDS,
+            currency=cache.settings.currency if cache.settings.costs else "",
+            by=by,
+            trends=trends.trends(connection, namespace, by, since),
+            causes=trends.causes(connection, namespace, since),
+            biggest=trends.biggest(connection, namespace),
+            never_read=trends.never_read(connection, namespace, now),
+        )
 
 
 def _kinds(namespace: str, now: float) -> sa.Executable:
-    expires = _entry.c.expires_at
+    tally = entry_tally.c
+    of_kind = (_entry.c.namespace == namespace) & (_entry.c.kind == tally.kind)
+    created, expires = _entry.c.created_at, _entry.c.expires_at
+
+    def found(what: sa.ColumnElement[Any], *conditions: sa.ColumnElement[bool]) -> sa.ScalarSelect[Any]:
+        return sa.select(what).where(of_kind, *conditions).correlate(entry_tally).scalar_subquery()
+
     return (
         sa.select(
-            _entry.c.kind,
-            sa.func.count().label("entries"),
-            sa.func.sum(sa.case((expires <= now, 1), else_=0)).label("expired"),
-            sa.func.sum(_entry.c.stored_bytes).label("stored_bytes"),
-            sa.func.sum(_entry.c.blob_bytes).label("blob_bytes"),
-            sa.func.sum(_entry.c.compute_seconds).label("compute_seconds"),
-            sa.func.min(_entry.c.created_at).label("oldest"),
-            sa.func.max(_entry.c.created_at).label("newest"),
-            sa.func.min(sa.case((expires > now, expires))).label("next_expiry"),
+            tally.kind,
+            *(sa.func.sum(tally[name]).label(name) for name in ("entries", "stored_bytes", "blob_bytes")),
+            sa.func.sum(tally.compute_seconds).label("compute_seconds"),
+            found(sa.func.count(), expires <= now).label("expired"),
+            found(sa.func.min(created)).label("oldest"),
+            found(sa.func.max(created)).label("newest"),
+            found(sa.func.min(expires), expires > now).label("next_expiry"),
         )
-        .where(_entry.c.namespace == namespace)
-        .group_by(_entry.c.kind)
-        .order_by(_entry.c.kind)
+        .where(tally.namespace == namespace)
+        .group_by(tally.kind)
+        .having(sa.func.sum(tally.entries) > 0)
+        .order_by(tally.kind)
     )
 
 
@@ -146,56 +196,3 @@ def _kind_stats(row: sa.RowMapping) -> KindStats:
         newest=float(row["newest"]),
         next_expiry=next_expiry,
     )
-
-
-def _events(namespace: str, now: float) -> sa.Executable:
-    what = (_event.c.action, _event.c.kind, _event.c.outcome, _event.c.tier)
-    return (
-        sa.select(
-            *what,
-            sa.func.count().label("number"),
-            sa.func.sum(_event.c.stored_bytes).label("stored_bytes"),
-            sa.func.sum(_event.c.seconds).label("seconds"),
-            sa.func.sum(_event.c.seconds_saved).label("seconds_saved"),
-        )
-        .where(_event.c.namespace == namespace, _event.c.at >= now - METRICS_SECONDS)
-        .group_by(*what)
-    )
-
-
-def _metrics(rows: Iterable[sa.RowMapping]) -> CacheMetrics:
-    """Return what `CacheMetrics.from_events` would, from events that SQL has added up already."""
-    metrics = CacheMetrics()
-    for row in rows:
-        number = int(row["number"])
-        match row["action"]:
-            case actions.LOOKUP:
-                _add_lookups(metrics.by_kind.setdefault(row["kind"], KindMetrics()), row, number)
-            case actions.LOST:
-                metrics.lost_writes[row["tier"]] += number
-            case actions.SHARED:
-                metrics.shared += number
-            case actions.UNLEASED:
-                metrics.unleased += number
-            case actions.UNSTORED:
-                metrics.unstored += number
-            case actions.TIER_DOWN:
-                metrics.outages[row["tier"]] += number
-            case _:
-                pass
-    return metrics
-
-
-def _add_lookups(kind: KindMetrics, row: sa.RowMapping, number: int) -> None:
-    kind.lookup_seconds += float(row["seconds"])
-    if row["outcome"] == Outcome.HIT:
-        kind.hits += number
-        kind.by_tier[row["tier"]] += number
-        kind.stored_bytes += int(row["stored_bytes"])
-        kind.seconds_saved += float(row["seconds_saved"])
-        return
-    kind.by_outcome[row["outcome"]] += number
-    if row["outcome"] == Outcome.BYPASSED:
-        kind.bypassed += number
-    else:
-        kind.misses += number

@@ -25,9 +25,10 @@ T = TypeVar("T")
 Progress = Callable[[str, int], None]
 """Takes what is being done, and how much more of it has been done since the last call."""
 
-ROWS: Final = 500
+ROWS: Final = 1000
 """Rows of one statement, and of one transaction."""
-_ENVELOPES: Final = 64
+ENVELOPES: Final = 64
+"""Entries of unknown size that are read at once."""
 
 entry_table, tag_table, blob_table = (table(row) for row in (EntryRow, TagRow, BlobRow))
 
@@ -80,7 +81,7 @@ class Walker:
         Raises:
             TierUnavailableError: The tier does not answer.
         """
-        for keys in batched(tier.keys(), _ENVELOPES):
+        for keys in batched(tier.keys(), ENVELOPES):
             yield keys, self.read(tier, keys)
 
     def read(self, tier: Tier, keys: Sequence[str]) -> TierAnswer:
@@ -100,10 +101,14 @@ class Walker:
         """Return SQL's numbers of all scopes of these entries."""
         return self.generations(scope for entry in entries for scope in entry.scopes)
 
+    def among(self, column: sa.ColumnElement[str], values: Sequence[str]) -> sa.ColumnElement[bool]:
+        """Return the condition that a column is one of these values."""
+        return self.cache.parts.database.among(column, values)
+
     def known(self, keys: Sequence[str]) -> set[str]:
         """Return which of these keys, a batch at most, SQL has a row for."""
         statement = sa.select(entry_table.c.key).where(
-            entry_table.c.namespace == self.namespace, entry_table.c.key.in_(keys)
+            entry_table.c.namespace == self.namespace, self.among(entry_table.c.key, keys)
         )
         with self.cache.parts.database.read() as connection:
             return set(connection.execute(statement).scalars())
@@ -116,7 +121,7 @@ class Walker:
                 entry_table,
                 (entry_table.c.namespace == blob_table.c.namespace) & (entry_table.c.key == blob_table.c.key),
             )
-            .where(blob_table.c.namespace == self.namespace, blob_table.c.digest.in_(digests))
+            .where(blob_table.c.namespace == self.namespace, self.among(blob_table.c.digest, digests))
         )
         with self.cache.parts.database.read() as connection:
             return [(row[0], row[1]) for row in connection.execute(statement)]
@@ -124,7 +129,7 @@ class Walker:
     def tags(self, keys: Sequence[str]) -> dict[str, list[str]]:
         """Return the tags that SQL knows of these keys, a batch at most, in the order that entries have them."""
         statement = sa.select(tag_table.c.key, tag_table.c.tag).where(
-            tag_table.c.namespace == self.namespace, tag_table.c.key.in_(keys)
+            tag_table.c.namespace == self.namespace, self.among(tag_table.c.key, keys)
         )
         found: dict[str, list[str]] = {key: [] for key in keys}
         with self.cache.parts.database.read() as connection:

@@ -1,11 +1,13 @@
 """The durable tier: SQLite or PostgreSQL.
 
 It holds the truth about entries (which fence has won) and, through `generations`, about invalidation. One
-statement brings entries and generations together.
+statement brings entries and generations together, and one stores a batch; what entries add up to, and that side rows
+go with their entry, is the triggers' affair (see `cache_blocks.tallies`).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
@@ -14,6 +16,7 @@ import sqlalchemy as sa
 from cache_blocks.entry import Entry
 from cache_blocks.errors import EntryRefusedError
 from cache_blocks.kinds import DESCRIPTOR_BYTES
+from cache_blocks.manifests import main_input
 from cache_blocks.schema import BlobRow, EntryRow, GenerationRow, TagRow, table
 from cache_blocks.tiers.base import BackendTier
 
@@ -46,10 +49,27 @@ class SqlTier(BackendTier):
         super().__init__(namespace)
         self.database = database
         self._reseed = reseed
+        # Building a statement takes longer than executing it, so those of every lookup and write are built once.
+        self._numbers_of = sa.select(_generation.c.scope, _generation.c.number).where(
+            _generation.c.namespace == namespace, database.among(_generation.c.scope, "scopes")
+        )
+        self._upsert = _upsert_of(database)
+        self._select = functools.cache(self._build_select)
 
     def close(self) -> None:
         """Give back pooled connections."""
         self.database.close()
+
+    def referring(self, digests: Sequence[str]) -> set[str]:
+        """Return which of these blobs an entry refers to."""
+        mine = (_entry.c.namespace == _blob.c.namespace) & (_entry.c.key == _blob.c.key)
+        statement = sa.select(_blob.c.digest).distinct().join(_entry, mine)
+        with self.database.read() as connection:
+            return set(
+                connection.execute(
+                    statement.where(_blob.c.namespace == self.namespace, self.database.among(_blob.c.digest, digests))
+                ).scalars()
+            )
 
     def _fetch(
         self, keys: Sequence[str], scopes: Sequence[str]
@@ -59,85 +79,75 @@ class SqlTier(BackendTier):
         generations = dict.fromkeys(scopes, 0)
         seeded = not scopes
         with self.database.read() as connection:
-            for start in range(0, max(len(keys), len(scopes)), _BATCH):
-                statement = self._select(keys[start : start + _BATCH], scopes[start : start + _BATCH])
-                for is_scope, name, number, envelope in cast(
-                    "Iterable[tuple[int, str, int, Any]]", connection.execute(statement)
-                ):
-                    if is_scope and name == SEEDED:
-                        seeded = True
-                    elif is_scope:
-                        generations[name] = number
-                    elif envelope is None:
-                        elsewhere[name] = number
-                    else:
-                        envelopes[name] = bytes(envelope)
+            statement = self._select(of_keys=bool(keys), of_scopes=bool(scopes))
+            parameters = {"keys": keys, "scopes": [*scopes, SEEDED]}
+            rows = cast("Iterable[tuple[int, str, int, Any]]", connection.execute(statement, parameters))
+            for is_scope, name, number, envelope in rows:
+                if is_scope and name == SEEDED:
+                    seeded = True
+                elif is_scope:
+                    generations[name] = number
+                elif envelope is None:
+                    elsewhere[name] = number
+                else:
+                    envelopes[name] = bytes(envelope)
         if not seeded:
             generations |= self._restored(scopes)
         return envelopes, generations, elsewhere
 
-    def _select(self, keys: Sequence[str], scopes: Sequence[str]) -> Any:
+    def _build_select(self, *, of_keys: bool, of_scopes: bool) -> Any:
         """Return one statement for both questions; its first column tells the answers apart."""
         entries: Any = sa.select(
             sa.literal_column("0", sa.Integer).label("is_scope"), _entry.c.key, _entry.c.fence, _entry.c.envelope
-        ).where(_entry.c.namespace == self.namespace, _entry.c.key.in_(keys))
-        if not scopes:
+        ).where(_entry.c.namespace == self.namespace, self.database.among(_entry.c.key, "keys"))
+        if not of_scopes:
             return entries
         nothing = sa.cast(sa.null(), sa.LargeBinary)
         numbers: Any = sa.select(
             sa.literal_column("1", sa.Integer), _generation.c.scope, _generation.c.number, nothing
-        ).where(_generation.c.namespace == self.namespace, _generation.c.scope.in_([*scopes, SEEDED]))
-        return sa.union_all(entries, numbers) if keys else numbers
+        ).where(_generation.c.namespace == self.namespace, self.database.among(_generation.c.scope, "scopes"))
+        return sa.union_all(entries, numbers) if of_keys else numbers
 
     def _restored(self, scopes: Sequence[str]) -> dict[str, int]:
         restored: Mapping[str, int] = self._reseed() if self._reseed is not None else {}
         return {scope: restored.get(scope, 0) for scope in scopes}
 
     def _store(self, items: Sequence[tuple[Entry, bytes]]) -> set[str]:
-        stored: set[str] = set()
+        """Store a batch in one transaction with one statement for each table, whatever its size."""
+        latest: dict[str, tuple[Entry, bytes]] = {}
+        for entry, envelope in sorted(items, key=_fence_of):
+            latest[entry.key] = (entry, envelope)
+        rows = {key: _row_of(*latest[key]) for key in sorted(latest)}  # in order, so that writers cannot deadlock
         with self.database.begin() as connection:
             numbers = self._numbers(connection, {scope for entry, _ in items for scope in entry.scopes})
-            for entry, envelope in items:
-                if _is_standing(entry, numbers) and self._store_one(connection, entry, envelope):
-                    stored.add(entry.key)
+            standing = [row for key, row in rows.items() if _is_standing(latest[key][0], numbers)]
+            if not standing:
+                return set()
+            stored = set(connection.execute(self._upsert, standing).scalars())
+            self._add_sides(connection, [latest[key][0] for key in sorted(stored)])
         return stored
 
     def _numbers(self, connection: Connection, scopes: Iterable[str]) -> dict[str, int]:
-        statement = sa.select(_generation.c.scope, _generation.c.number).where(
-            _generation.c.namespace == self.namespace, _generation.c.scope.in_([*scopes, SEEDED])
-        )
-        return {row[0]: row[1] for row in connection.execute(statement)}
+        return {row[0]: row[1] for row in connection.execute(self._numbers_of, {"scopes": [*scopes, SEEDED]})}
 
-    def _store_one(self, connection: Connection, entry: Entry, envelope: bytes) -> bool:
-        """Upsert unless a higher fence is there; tags and blobs follow in the same transaction."""
-        row = _row_of(entry, envelope)
-        statement = self.database.upsert(_entry).values(row)
-        statement = statement.on_conflict_do_update(
-            index_elements=["namespace", "key"],
-            set_={name: statement.excluded[name] for name in row if name not in ("namespace", "key")},
-            where=_entry.c.fence <= statement.excluded.fence,
-        )
-        if connection.execute(statement.returning(_entry.c.key)).one_or_none() is None:
-            return False
-        self._replace(connection, _tag, entry.key, [{"tag": tag} for tag in entry.tags])
-        self._replace(connection, _blob, entry.key, [{"digest": digest} for digest in sorted(entry.blobs)])
-        return True
-
-    def _replace(self, connection: Connection, side: sa.Table, key: str, rows: list[dict[str, Any]]) -> None:
-        connection.execute(sa.delete(side).where(side.c.namespace == self.namespace, side.c.key == key))
-        if rows:
-            connection.execute(sa.insert(side), [{"namespace": self.namespace, "key": key, **row} for row in rows])
+    def _add_sides(self, connection: Connection, entries: Sequence[Entry]) -> None:
+        """Add the tags and blobs of entries that were just stored; those of before went with them, by a trigger."""
+        tags = [
+            {"tag": tag, "created_at": entry.created_at, "key": entry.key} for entry in entries for tag in entry.tags
+        ]
+        blobs = [{"digest": digest, "key": entry.key} for entry in entries for digest in sorted(entry.blobs)]
+        for side, rows in ((_tag, tags), (_blob, blobs)):
+            if rows:
+                connection.execute(sa.insert(side), [row | {"namespace": self.namespace} for row in rows])
 
     def _remove(self, keys: Sequence[str]) -> int:
         removed = 0
-        with self.database.begin() as connection:
-            for start in range(0, len(keys), _BATCH):
-                batch = keys[start : start + _BATCH]
-                for side in (_tag, _blob):
-                    connection.execute(sa.delete(side).where(side.c.namespace == self.namespace, side.c.key.in_(batch)))
-                removed += connection.execute(
-                    sa.delete(_entry).where(_entry.c.namespace == self.namespace, _entry.c.key.in_(batch))
-                ).rowcount
+        for start in range(0, len(keys), _BATCH):  # in transactions of their own, so that no writer waits for long
+            among = self.database.among(_entry.c.key, keys[start : start + _BATCH])
+            mine = (_entry.c.namespace == self.namespace) & among
+            with self.database.begin() as connection:
+                lock_in_order(connection, mine)
+                removed += connection.execute(sa.delete(_entry).where(mine)).rowcount
         return removed
 
     def _scan(self) -> Iterator[str]:
@@ -165,6 +175,32 @@ class SqlTier(BackendTier):
         return f"{'SQLite' if self.database.is_sqlite else 'PostgreSQL'} {version}"
 
 
+def _fence_of(item: tuple[Entry, bytes]) -> int:
+    return item[0].fence
+
+
+def _upsert_of(database: Database) -> Any:
+    """Return the statement that stores rows, each unless a higher fence is there, and returns the keys stored."""
+    statement = database.upsert(_entry)
+    others = [column.name for column in _entry.columns if not column.primary_key]
+    statement = statement.on_conflict_do_update(
+        index_elements=["namespace", "key"],
+        set_={name: statement.excluded[name] for name in others},
+        where=_entry.c.fence <= statement.excluded.fence,
+    )
+    return statement.returning(_entry.c.key)
+
+
+def lock_in_order(connection: Connection, condition: sa.ColumnElement[bool]) -> None:
+    """Lock the entries that will be deleted in the order in which writers take theirs, so that neither deadlocks.
+
+    PostgreSQL would take them in the order of its pages. SQLite has one writer at a time.
+    """
+    if connection.dialect.name == "postgresql":
+        in_order = sa.select(_entry.c.key).where(condition).order_by(sa.collate(_entry.c.key, "C"))
+        connection.execute(in_order.with_for_update())
+
+
 def _is_standing(entry: Entry, numbers: Mapping[str, int]) -> bool:
     """Whether nothing of an entry has been invalidated; what has been is not worth storing, and may be forgotten.
 
@@ -183,7 +219,10 @@ def _row_of(entry: Entry, envelope: bytes) -> dict[str, Any]:
         "namespace": entry.namespace,
         "key": entry.key,
         "kind": entry.kind,
-        "task": str(entry.manifest.get("task", "")).replace("\x00", "\ufffd")[:255],
+        "task": _text(entry.manifest.get("task", ""), 255),
+        "subject": _text(entry.manifest.get("subject", ""), 200),
+        "main_input": main_input(entry.manifest)[:64],
+        "usage": dict(entry.usage),
         "fence": entry.fence,
         "created_at": entry.created_at,
         "expires_at": entry.expires_at,
@@ -195,3 +234,8 @@ def _row_of(entry: Entry, envelope: bytes) -> dict[str, Any]:
         "manifest": dict(entry.manifest),
         "envelope": envelope if inline else None,
     }
+
+
+def _text(value: object, width: int) -> str:
+    """Return text that both databases take, since names of tasks and files are anybody's."""
+    return str(value).encode("utf-8", "replace").decode().replace("\x00", "\ufffd")[:width]

@@ -33,7 +33,8 @@ from cache_blocks.leases import SqlLeases
 from cache_blocks.maintenance import closest, collect, count, forget, ls, show, stats, verify
 from cache_blocks.maintenance.walking import Walker
 from cache_blocks.metrics import CacheMetrics
-from cache_blocks.schema import EventRow, table
+from cache_blocks.schema import EventRow, GenerationRow, table
+from cache_blocks.testing import entry_for
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
+    from cache_blocks.tiers.sql import SqlTier
     from tests.servers.fixtures import StartRedis
     from tests.servers.s3 import S3Bucket
 
@@ -590,3 +592,50 @@ def test_a_tier_that_is_down_is_named_and_the_next_call_finishes(
 def test_what_is_neither_a_file_nor_a_digest_is_refused(cache: TieredCache) -> None:
     with pytest.raises(InvalidKeyError, match="neither a file nor a digest"):
         forget(cache, "no-such-file.mp3")
+
+
+# Growth
+
+
+def test_pages_of_a_listing_hold_every_entry_once(either: TieredCache) -> None:
+    """Even when all were computed at the same moment."""
+    tier = either.parts.chain.tier("sql")
+    tier.write([entry_for(f"short:{number}", tags=("x",), now=1e9, expires_in=2e9) for number in range(7)])
+    for filters in ({}, {"kind": "short"}, {"tag": "x"}, {"task": "transcribe"}, {"larger_than": 1}):
+        seen: list[str] = []
+        while page := ls(either, limit=3, after=seen[-1] if seen else None, **filters):  # pyright: ignore[reportArgumentType]
+            seen += [entry.key for entry in page]
+        assert seen == [f"short:{number}" for number in reversed(range(7))], filters
+
+
+def test_a_page_after_an_entry_that_has_gone_is_refused(cache: TieredCache) -> None:
+    with pytest.raises(InvalidKeyError, match="begin with the first page"):
+        ls(cache, after="short:gone")
+
+
+def test_what_a_slow_writer_stores_while_it_is_being_collected_goes_with_the_next_collection(
+    cache: TieredCache,
+) -> None:
+    cache.put("short:a", "a", kind=SHORT, tags=("x",))
+    cache.invalidate(tag="x")
+    assert collect(cache).invalidated == 1
+    late = entry_for("short:b", tags=("x",))  # computed under the numbers before; put in past what SQL refuses
+    tier = cast("SqlTier", cache.parts.chain.tier("sql"))
+    with cache.parts.database.begin() as connection:
+        connection.execute(sa.update(table(GenerationRow)).where(table(GenerationRow).c.number == 1).values(number=0))
+    tier.write([late])
+    with cache.parts.database.begin() as connection:
+        connection.execute(sa.update(table(GenerationRow)).where(table(GenerationRow).c.number == 0).values(number=1))
+
+    assert collect(cache).invalidated == 1
+    assert list(tier.keys()) == []
+
+
+def test_how_long_events_are_kept_is_a_setting(cache_home: Path) -> None:
+    cache = TieredCache(CacheSettings(home=cache_home, event_days=2))
+    cache.record([CacheEvent("lookup", "short", "short:a", "hit", at=time.time() - days * 86400) for days in (1, 3)])
+    cache.parts.events.flush()
+    assert collect(cache).events == 1
+    assert len(cache.parts.events.of_key("short:a")) == 1
+    assert stats(cache).metrics.hits == 2, "what they added up to is still known"
+    cache.close()
