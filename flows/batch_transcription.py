@@ -1,32 +1,35 @@
 """``batch-transcription``: normalise, transcribe and improve every recording of a source; only what is new costs."""
 
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from fsspec.core import OpenFile
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 
-from cache_blocks import CacheError
-from cache_blocks.fingerprint import digest_of
+from cache_blocks import CacheError, cached_map
 from flows.outputs import Output, RecordingResult, output_stems
-from flows.sources import find_recordings
-from tasks.audio import AudioOptions, ChunkOptions, normalise_audio
+from flows.planning import BatchPlan, plan_batch_transcription
+from flows.reading import failed, read_all
+from flows.sources import Recording, find_recordings
+from flows.stages import Readable, Recipe, Staged, run_stages
+from tasks.audio import AudioOptions, ChunkOptions
 from tasks.engines import EngineConfig
-from tasks.enhancement import EnhancerConfig, SpokenText, enhance
-from tasks.errors import MediaError, PipelineError
-from tasks.media.source import open_media
+from tasks.enhancement import EnhancerConfig
+from tasks.errors import PipelineError
 from tasks.preferences import Preferences, load_preferences
-from tasks.search import index_transcript
+from tasks.search import IndexedTranscripts, index_transcript, indexed_transcripts
 from tasks.transcript import Transcript
-from tasks.transcription import transcribe
 
 
 class BatchSummary(BaseModel):
@@ -75,24 +78,6 @@ class BatchFailedError(PipelineError):
         return self.summary.sentence()
 
 
-class Plan(BaseModel):
-    """How every recording of a batch is treated.
-
-    Attributes:
-        audio: How sound is normalised.
-        engine: Which engine transcribes; resolved, so that its model's identity is part of the key.
-        chunks: Where long recordings may be cut; never by default.
-        enhancer: What improves the text.
-        preferences: Language, style and vocabulary.
-    """
-
-    audio: AudioOptions
-    engine: EngineConfig
-    chunks: ChunkOptions | None
-    enhancer: EnhancerConfig
-    preferences: Preferences
-
-
 def _flow_run_name() -> str:
     parameters: dict[str, Any] = flow_run.parameters
     return f"transcribe {Path(str(parameters['source'])).name or parameters['source']}"
@@ -109,7 +94,8 @@ def batch_transcription(
     chunks: ChunkOptions | None = None,
     concurrency: int = Field(default=2, ge=1, le=64),
     storage_options: dict[str, Any] | None = None,
-) -> State[BatchSummary]:
+    plan: bool = False,  # noqa: FBT001, FBT002 - parameters of a flow are given by name
+) -> State[BatchSummary] | State[BatchPlan]:
     """Transcribe every recording of a source.
 
     One that cannot be transcribed is reported by name and reason; nothing is cached for it, and the others go on.
@@ -124,9 +110,11 @@ def batch_transcription(
         chunks: Cut long recordings at silences into chunks of this kind.
         concurrency: Recordings worked on at the same time.
         storage_options: Handed to fsspec for URLs; leave secrets to the environment, parameters are shown in the UI.
+        plan: Compute nothing; tell what would be, in the artifact ``cache-plan``.
 
     Returns:
-        A completed state with the `BatchSummary`; a failed one with `BatchFailedError` if no recording could be done.
+        A completed state with the `BatchSummary`, or the `BatchPlan`; a failed one with `BatchFailedError` if no
+        recording could be done.
 
     Raises:
         SourceError: There is no such source, or no recording in it.
@@ -134,9 +122,21 @@ def batch_transcription(
     """
     logger = get_run_logger()
     started = time.monotonic()
+    if plan:
+        return _planned(
+            plan_batch_transcription(
+                source=source,
+                engine=engine,
+                enhancement=enhancement,
+                user=user,
+                audio=audio,
+                chunks=chunks,
+                storage_options=storage_options,
+            )
+        )
     recordings = find_recordings(source, storage_options)
     logger.info("%d recordings in %s", len(recordings), source)
-    plan = Plan(
+    recipe = Recipe(
         audio=audio,
         engine=engine.resolved(),
         chunks=chunks,
@@ -144,17 +144,8 @@ def batch_transcription(
         preferences=load_preferences(user) if user else Preferences(),
     )
     target = Output(output, storage_options if "://" in output else None)
-    stems = output_stems([recording.name for recording in recordings])
-    with ThreadPoolTaskRunner[RecordingResult](max_workers=concurrency) as runner:
-        common = {"plan": plan, "target": target}
-        futures = [
-            runner.submit(
-                transcribe_recording,
-                {"handle": one.handle, "name": one.name, "stem": stems[one.name], **common},
-            )
-            for one in recordings
-        ]
-        results = [_result_of(one.name, future) for one, future in zip(recordings, futures, strict=True)]
+    with ThreadPoolTaskRunner[object](max_workers=concurrency) as runner:
+        results = transcribe_recordings(recordings, recipe, target, runner, concurrency)
     index_written = target.write_index(results)
     summary = BatchSummary(
         source=source,
@@ -171,32 +162,65 @@ def batch_transcription(
     return Completed(message=summary.sentence(), data=summary)
 
 
-@task(task_run_name="{name}", persist_result=False)
-def transcribe_recording(handle: Path | OpenFile, name: str, stem: str, plan: Plan, target: Output) -> RecordingResult:
-    """Take one recording through the three stages, make it findable, and write its outputs."""
-    with open_media(handle):
-        pass  # a missing, empty or forbidden file gives its reason here, before its bytes are digested
-    recording = digest_of(handle)
-    preferences = plan.preferences
-    normalised = normalise_audio(handle, plan.audio, recording=recording, name=name)
-    transcript = transcribe(
-        normalised.audio,
-        plan.engine,
-        preferences.language,
-        preferences.vocabulary,
-        plan.chunks,
-        recording=recording,
-        name=name,
+def _planned(plan: BatchPlan) -> State[BatchPlan]:
+    """Show a plan in the UI and return it."""
+    create_table_artifact(table=plan.rows(), key="cache-plan", description=plan.sentence())
+    return Completed(message=plan.sentence(), data=plan)
+
+
+def transcribe_recordings(
+    recordings: Sequence[Recording],
+    recipe: Recipe,
+    target: Output,
+    runner: ThreadPoolTaskRunner[object],
+    concurrency: int,
+) -> list[RecordingResult]:
+    """Take recordings through the stages, write the outputs of each and make it findable; an error stays with its own.
+
+    Args:
+        recordings: What to transcribe.
+        recipe: How.
+        target: Where outputs go.
+        runner: Computes what is not cached.
+        concurrency: Recordings whose outputs are written at the same time.
+
+    Returns:
+        What became of each, in their order.
+    """
+    stems = output_stems([recording.name for recording in recordings])
+    readable, results = read_all(recordings)
+    findable = _findable(readable)
+
+    def finish(staged: Staged) -> RecordingResult:
+        name = staged.recording.name
+        try:
+            if (error := staged.failure) is not None:
+                return failed(name, error)
+            return _finish(staged, stems[name], target, findable)
+        except Exception as error:  # noqa: BLE001 - such as an output that cannot be written
+            return failed(name, error)
+
+    with ThreadPoolExecutor(concurrency, "outputs") as writers:
+        finishing = [
+            writers.submit(copy_context().run, finish, staged)
+            for staged in run_stages(readable, recipe, partial(cached_map, task_runner=runner))
+        ]
+    results |= {(result := one.result()).name: result for one in finishing}
+    return [results[recording.name] for recording in recordings]
+
+
+def _finish(staged: Staged, stem: str, target: Output, findable: IndexedTranscripts) -> RecordingResult:
+    """Write a recording's outputs and make it findable."""
+    recording, normalised, enhanced = staged.recording, staged.normalised.result(), staged.enhanced.result()
+    transcript = staged.transcript.result().shifted(
+        normalised.trimmed_leading_seconds, normalised.original_duration_seconds
     )
-    enhanced = enhance(
-        SpokenText.of(transcript), plan.enhancer, preferences.style, preferences.vocabulary, recording, name
-    )
-    transcript = transcript.shifted(normalised.trimmed_leading_seconds, normalised.original_duration_seconds)
     files, written = target.write_recording(stem, transcript, enhanced)
-    _make_findable(recording, name, transcript)
+    if not findable.has(recording.digest, recording.name, transcript):
+        _make_findable(recording, transcript)
     return RecordingResult(
-        name=name,
-        recording=recording,
+        name=recording.name,
+        recording=recording.digest,
         seconds=normalised.original_duration_seconds,
         text=enhanced.text,
         summary=enhanced.summary,
@@ -206,19 +230,18 @@ def transcribe_recording(handle: Path | OpenFile, name: str, stem: str, plan: Pl
     )
 
 
-def _make_findable(recording: str, name: str, transcript: Transcript) -> None:
+def _findable(recordings: Sequence[Readable]) -> IndexedTranscripts:
+    """Return what the search finds already; nothing when it is down, which indexing each will report."""
+    try:
+        return indexed_transcripts([recording.digest for recording in recordings])
+    except (CacheError, SQLAlchemyError) as error:
+        get_run_logger().warning("the search does not say what it has: %s", error)
+        return IndexedTranscripts({})
+
+
+def _make_findable(recording: Readable, transcript: Transcript) -> None:
     """Index a transcript for the search; its outputs are written, and a search that is down does not undo that."""
     try:
-        index_transcript(recording, name, transcript)
+        index_transcript(recording.digest, recording.name, transcript)
     except (CacheError, SQLAlchemyError) as error:
-        get_run_logger().warning("%s will be found by the search only after a later run: %s", name, error)
-
-
-def _result_of(name: str, future: PrefectFuture[RecordingResult]) -> RecordingResult:
-    """Return what became of a recording; an error stays with it."""
-    outcome = cast("RecordingResult | State[Any] | BaseException", future.result(raise_on_failure=False))
-    if isinstance(outcome, RecordingResult):
-        return outcome
-    error = outcome.message if isinstance(outcome, State) else outcome
-    reason = f"{error.reason}: {error.detail}" if isinstance(error, MediaError) else str(error)
-    return RecordingResult(name=name, status="failed", reason=reason or type(error).__name__)
+        get_run_logger().warning("%s will be found by the search only after a later run: %s", recording.name, error)

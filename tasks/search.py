@@ -4,17 +4,21 @@ Whole recordings are ranked (BM25 in SQLite, cover density in PostgreSQL), so th
 said minutes apart; each hit says in which segments they are.
 """
 
+from collections.abc import Sequence
+
 from cache_blocks import SEARCH_RESULTS, TieredCache, cached_task
 from tasks.database import Database
-from tasks.fulltext.index import MatchingSegment, SearchHit, TranscriptIndex
+from tasks.fulltext.index import IndexedTranscripts, MatchingSegment, SearchHit, TranscriptIndex
 from tasks.fulltext.query import SearchQueryError, parse_query
 from tasks.transcript import Transcript
 
 __all__ = [
+    "IndexedTranscripts",
     "MatchingSegment",
     "SearchHit",
     "SearchQueryError",
     "index_transcript",
+    "indexed_transcripts",
     "remove_recording",
     "search_transcripts",
 ]
@@ -58,6 +62,15 @@ def index_transcript(recording: str, name: str, transcript: Transcript) -> bool:
     TieredCache.from_settings().invalidate(kind=SEARCH_RESULTS)
     index.announce(recording, name, transcript)
     return True
+
+
+def indexed_transcripts(recordings: Sequence[str]) -> IndexedTranscripts:
+    """Return what the index holds of these recordings, for a batch to see at once what it need not index again.
+
+    Args:
+        recordings: Digests of the recordings.
+    """
+    return _index().holdings(recordings)
 
 
 def remove_recording(recording: str) -> bool:

@@ -3,6 +3,7 @@
 import datetime as dt
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from tasks.fulltext.query import Query, Term, any_as_fts5, any_as_tsquery
 from tasks.fulltext.tables import METADATA, SEGMENTS, TRANSCRIPTS
 from tasks.transcript import Transcript
 
+_BATCH = 500
 MAX_SEGMENTS = 20
 """Matching segments given per hit."""
 
@@ -70,6 +72,21 @@ class SearchHit(BaseModel):
 
 
 @dataclass(frozen=True)
+class IndexedTranscripts:
+    """What the index held of some recordings at one moment.
+
+    Attributes:
+        digests: Digest of each recording's indexed content, of which readers have been told.
+    """
+
+    digests: Mapping[str, str]
+
+    def has(self, recording: str, name: str, transcript: Transcript) -> bool:
+        """Whether this very transcript was indexed under this name, so that adding it would change nothing."""
+        return self.digests.get(recording) == _digest(name, transcript)
+
+
+@dataclass(frozen=True)
 class TranscriptIndex:
     """The full-text index of one namespace."""
 
@@ -99,6 +116,19 @@ class TranscriptIndex:
             if rows := _segment_rows(row_id, transcript):
                 connection.execute(insert(SEGMENTS), rows)
         return True
+
+    def holdings(self, recordings: Sequence[str]) -> IndexedTranscripts:
+        """Return what the index holds of these recordings, at the cost of a query for every 500."""
+        found: dict[str, str] = {}
+        with self.database.reading(METADATA) as connection:
+            for start in range(0, len(recordings), _BATCH):
+                query = select(TRANSCRIPTS.c.recording, TRANSCRIPTS.c.digest).where(
+                    TRANSCRIPTS.c.namespace == self.database.namespace,
+                    TRANSCRIPTS.c.recording.in_(recordings[start : start + _BATCH]),
+                    TRANSCRIPTS.c.announced,
+                )
+                found |= {row[0]: row[1] for row in connection.execute(query)}
+        return IndexedTranscripts(found)
 
     def announce(self, recording: str, name: str, transcript: Transcript) -> None:
         """Note that readers have been told of this very content."""
