@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cache_blocks.prefect.block import TieredCacheBlock
     from cache_blocks.prefect.cached_map import cached_map
     from cache_blocks.prefect.cached_task import cached_task
+    from cache_blocks.prefect.planning import plan_map
     from cache_blocks.prefect.policy import TieredCachePolicy, tiered_cache_key_fn
     from cache_blocks.settings import CacheSettings
 
@@ -52,6 +53,7 @@ _HOMES: Final = {
     "cache_blocks.prefect.block": ("TieredCacheBlock",),
     "cache_blocks.prefect.cached_map": ("cached_map",),
     "cache_blocks.prefect.cached_task": ("cached_task",),
+    "cache_blocks.prefect.planning": ("plan_map",),
     "cache_blocks.prefect.policy": ("TieredCachePolicy", "tiered_cache_key_fn"),
     "cache_blocks.settings": ("CacheSettings",),
 }
@@ -76,6 +78,7 @@ __all__ = [
     "TieredCachePolicy",
     "cached_map",
     "cached_task",
+    "plan_map",
     "record_usage",
     "tiered_cache_key_fn",
 ]

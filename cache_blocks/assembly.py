@@ -13,8 +13,13 @@ from cache_blocks.blobs import BlobStore
 from cache_blocks.database import Database
 from cache_blocks.errors import ConfigurationError
 from cache_blocks.events import EventLog
-from cache_blocks.invalidation import Generations, Invalidator, Teller
-from cache_blocks.leases import LeaseKeeper, RedisLeases, SqlLeases
+from cache_blocks.explaining import Explainer
+from cache_blocks.generations import Generations
+from cache_blocks.history import History
+from cache_blocks.invalidation import Invalidator, Teller
+from cache_blocks.lease_keeper import LeaseKeeper
+from cache_blocks.leases import RedisLeases, SqlLeases
+from cache_blocks.plans import PlanLog
 from cache_blocks.reading import Reader
 from cache_blocks.tiers.breaker import Breaker
 from cache_blocks.tiers.chain import Chain
@@ -47,6 +52,9 @@ class Parts:
     invalidator: Invalidator
     leases: LeaseKeeper
     events: EventLog
+    explainer: Explainer
+    history: History
+    plans: PlanLog
 
     def begin(self, scopes: Sequence[str]) -> tuple[int, dict[str, int]]:
         """Number a computation that begins now, see `Generations.begin`, unless SQL is being skipped."""
@@ -84,13 +92,22 @@ def assemble(settings: CacheSettings, clock: Callable[[], float], record: Record
         else RedisLeases(client, namespace, settings.lease_seconds)
     )
     chain = Chain([hot, sql, far], breakers)
-    blobs = BlobStore(store, breakers["object_store"], namespace, settings.home / "files")
+    blobs = BlobStore(
+        store,
+        breakers["object_store"],
+        namespace,
+        settings.home / "files",
+        lambda digests: breakers["sql"].call(sql.referring, digests),
+    )
     return Parts(
         chain=chain,
         database=database,
         store=store,
         blobs=blobs,
         reader=Reader(chain, blobs, clock, promote=settings.mode == "on"),
+        explainer=Explainer(database, namespace, breakers["sql"]),
+        history=History(database, namespace),
+        plans=PlanLog(database, namespace),
         writer=Writer(chain, blobs, namespace, clock, record),
         generations=generations,
         invalidator=invalidator,

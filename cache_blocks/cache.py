@@ -11,13 +11,14 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from cache_blocks import events
+from cache_blocks import events, telemetry
 from cache_blocks.assembly import Parts, assemble
 from cache_blocks.calls import Call, Found
 from cache_blocks.computing import Computations
+from cache_blocks.costs import Prices
 from cache_blocks.entry import Lookup, Outcome, check_key, check_tags
 from cache_blocks.errors import InvalidKeyError
 from cache_blocks.flights import Ticket
@@ -26,7 +27,7 @@ from cache_blocks.metrics import CacheMetrics
 from cache_blocks.plan import Request
 from cache_blocks.reading import Reader
 from cache_blocks.settings import CacheSettings, settings_environment
-from cache_blocks.writing import Writer
+from cache_blocks.writing import Computed, Writer
 
 if TYPE_CHECKING:
     from cache_blocks.blobs import BlobStore
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from cache_blocks.maintenance import Collected, Stats, Verified
 
 logger = logging.getLogger("cache_blocks")
+
+_PAGE: Final = 500
+"""Values that are encoded and written at a time."""
 
 
 class TieredCache:
@@ -52,7 +56,8 @@ class TieredCache:
         self._clock = clock
         self._parts: Parts | None = None
         self._lock = threading.Lock()
-        self.metrics = CacheMetrics()
+        self._metrics = CacheMetrics()
+        self._listeners: list[events.Listener] = [telemetry.observe]
         _caches.add(self)
 
     @classmethod
@@ -77,13 +82,22 @@ class TieredCache:
         if self._parts is None:
             with self._lock:
                 if self._parts is None:
-                    self._parts = assemble(self.settings, self._clock, self.record)
+                    parts = assemble(self.settings, self._clock, self.record)
+                    parts.events.listen(self._tell)
+                    self._parts = parts
         return self._parts
+
+    @property
+    def metrics(self) -> CacheMetrics:
+        """What this process has done so far."""
+        if self._parts is not None:
+            self._parts.events.deliver()
+        return self._metrics
 
     @property
     def computations(self) -> Computations:
         """What happens on a miss."""
-        return Computations(self.parts, self.record, writes=self.settings.mode == "on")
+        return Computations(self.parts, self.record, self.settings.prices_of, writes=self.settings.mode == "on")
 
     @property
     def reader(self) -> Reader:
@@ -129,6 +143,16 @@ class TieredCache:
                 self.record_lookup(key, one.lookup)
         return found
 
+    def find_call(self, call: Call) -> Found:
+        """Look a call up as `find` does, and say of a miss what has changed since the same work was last cached."""
+        found = self.peek([call.request], call.annotation)[call.key]
+        if self.settings.mode != "off":
+            if not found.lookup.is_hit:
+                subject = events.origin_now().subject
+                found = Found(self.parts.explainer.explain(call, subject, found.lookup), found.value)
+            self.record_lookup(call.key, found.lookup)
+        return found
+
     def peek(self, requests: Sequence[Request], annotation: Any = Any) -> dict[str, Found]:
         """Look up, verify and decode, and leave it to the caller to record it."""
         if self.settings.mode == "off":
@@ -138,7 +162,7 @@ class TieredCache:
 
     def record_lookup(self, key: str, lookup: Lookup) -> None:
         """Record the event of a lookup."""
-        self.record([_lookup_event(key, lookup)])
+        self.record([_lookup_event(key, lookup, self.settings.prices_of)])
 
     # Computing
 
@@ -157,7 +181,7 @@ class TieredCache:
         and decoded, so that it is the same either way.
         """
         call = self.call(key, kind=kind, tags=tags, annotation=annotation)
-        found = self.find([call.request], annotation)[key]
+        found = self.find_call(call)
         return found.value if found.lookup.is_hit else self.compute(call, compute)
 
     def call(self, key: str, *, kind: CacheKind, tags: Sequence[str] = (), annotation: Any = Any) -> Call:
@@ -197,17 +221,45 @@ class TieredCache:
             UnsupportedValueError: The value cannot be given back as it is.
             TierUnavailableError: No tier took it.
         """
-        call = self.call(key, kind=kind, tags=tags, annotation=annotation)
-        self.put_call(call, value, compute_seconds or 0.0)
+        self.put_many({key: value}, kind=kind, tags=tags, compute_seconds=compute_seconds, annotation=annotation)
+
+    def put_many(
+        self,
+        values: Mapping[str, Any],
+        *,
+        kind: CacheKind,
+        tags: Sequence[str] = (),
+        compute_seconds: float | None = None,
+        annotation: Any = Any,
+    ) -> None:
+        """Store values that were computed elsewhere, by their keys, at the cost of one bulk write a tier for 500.
+
+        Arguments are those of `put`; tags and what computing took hold for each value. Values of the same page are
+        stored together or, when one cannot be given back as it is, not at all.
+        """
+        self._put(
+            [(self.call(key, kind=kind, tags=tags, annotation=annotation), value) for key, value in values.items()],
+            compute_seconds or 0.0,
+        )
 
     def put_call(self, call: Call, value: Any, compute_seconds: float) -> None:
         """Store the value of a call that was computed elsewhere; raises as `put` does."""
-        if self.settings.mode != "on":
+        self._put([(call, value)], compute_seconds)
+
+    def _put(self, calls: Sequence[tuple[Call, Any]], seconds: float) -> None:
+        """Store values. What is invalidated from now on is not: the numbers are taken before anything else is done."""
+        if self.settings.mode != "on" or not calls:
             return
-        fence, generations = self.parts.begin(call.scopes)
-        self.writer.store(
-            call, Ticket(call.key, "", fence, generations), self.writer.encode(call, value), compute_seconds
-        )
+        scopes = sorted({scope for call, _ in calls for scope in call.scopes})
+        fence, generations = self.parts.begin(scopes)
+        for start in range(0, len(calls), _PAGE):
+            page = calls[start : start + _PAGE]
+            self.writer.store(
+                [
+                    Computed(call, Ticket(call.key, "", fence, generations), self.writer.encode(call, value), seconds)
+                    for call, value in page
+                ]
+            )
 
     # Forgetting
 
@@ -248,12 +300,22 @@ class TieredCache:
         return maintenance.stats(self, now=self._clock())
 
     def record(self, new: Iterable[events.CacheEvent]) -> None:
-        """Count events in this process and send them to the log in SQL."""
-        new = list(new)
-        for event in new:
-            self.metrics.add(event)
-        if new:
+        """Send events to the log, which counts them in this process and writes them to SQL; nothing in mode ``off``."""
+        if self.settings.mode != "off":
             self.parts.events.record(new)
+
+    def listen(self, listener: events.Listener) -> None:
+        """Hand events of this process to a function too; see `EventLog.listen`."""
+        if self._parts is not None:
+            self._parts.events.deliver()  # what was recorded before is not for the new one
+        self._listeners.append(listener)
+
+    def _tell(self, new: Sequence[events.CacheEvent]) -> None:
+        """Count events of this process and hand them on, in bulk: the log does so off the path of lookups."""
+        for event in new:
+            self._metrics.add(event)
+        for listener in self._listeners:
+            listener(new)
 
     def close(self) -> None:
         """Write what is buffered and give back connections. The cache opens them again when it is used."""
@@ -267,7 +329,7 @@ class TieredCache:
         self._parts = None
 
 
-def _lookup_event(key: str, lookup: Lookup) -> events.CacheEvent:
+def _lookup_event(key: str, lookup: Lookup, prices_of: Callable[[str], Prices]) -> events.CacheEvent:
     entry = lookup.entry
     return events.CacheEvent(
         events.LOOKUP,
@@ -279,6 +341,7 @@ def _lookup_event(key: str, lookup: Lookup) -> events.CacheEvent:
         stored_bytes=entry.stored_bytes + sum(entry.blobs.values()) if entry else 0,
         seconds=lookup.seconds,
         seconds_saved=entry.compute_seconds - lookup.seconds if entry else 0.0,
+        money_saved=prices_of(entry.kind).cost(entry.usage, entry.compute_seconds) if entry else 0.0,
     )
 
 

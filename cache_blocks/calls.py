@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cache_blocks.entry import NO_VALUE, Lookup, scopes_of
 from cache_blocks.kinds import CacheKind
 from cache_blocks.plan import Request
+from cache_blocks.records import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Call:
     """One call whose result is cached.
 
@@ -20,7 +20,7 @@ class Call:
         kind: Policy of the result.
         tags: Labels under which it can be invalidated.
         annotation: What the value comes back as.
-        manifest: Named parts of the key.
+        manifest: Makes the named parts of the key, which only a miss needs.
         expires_in: Seconds that shorten the kind's lifetime, if given.
     """
 
@@ -28,7 +28,7 @@ class Call:
     kind: CacheKind
     tags: tuple[str, ...] = ()
     annotation: Any = Any
-    manifest: Mapping[str, Any] | None = None
+    manifest: Callable[[], Mapping[str, Any]] = dict
     expires_in: float | None = None
 
     @property
@@ -42,9 +42,13 @@ class Call:
         return scopes_of(self.key, self.tags)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Found:
     """A lookup with its decoded value, `NO_VALUE` unless it is a hit."""
 
     lookup: Lookup
     value: Any = NO_VALUE
+
+    def costing(self, seconds: float) -> Found:
+        """Return the same, with what it cost."""
+        return Found(self.lookup.costing(seconds), self.value)

@@ -20,7 +20,7 @@ import lz4.frame
 import orjson
 from blake3 import blake3
 
-from cache_blocks.entry import Entry, check_key
+from cache_blocks.entry import SCOPES_WITHOUT_TAGS, Entry, check_key
 from cache_blocks.errors import CorruptEntryError, InvalidKeyError, UnknownVersionError, UnsupportedValueError
 from cache_blocks.fingerprint import is_digest
 
@@ -98,22 +98,20 @@ def unpack(data: bytes, *, key: str, namespace: str) -> Entry:
         raise CorruptEntryError(f"{key}: not an envelope of this package")
     if version != VERSION:
         raise UnknownVersionError(f"{key}: unknown version {version} of the envelope, this is {VERSION}")
-    view = memoryview(data)
     end = _BODY + header_length
     if end > len(data):
         raise CorruptEntryError(f"{key}: truncated header")
-    header, payload = view[_BODY:end], view[end:]
-    if _digest(view[: _PREFIX.size], header, payload) != bytes(view[_PREFIX.size : _BODY]):
+    header, payload = data[_BODY:end], data[end:]
+    if _digest(data[: _PREFIX.size], header, payload) != data[_PREFIX.size : _BODY]:
         raise CorruptEntryError(f"{key}: digest does not match")
-    entry = _entry(header, fence, bytes(payload), key)
+    entry = _entry(header, fence, payload, key)
     if entry.key != key or entry.namespace != namespace:
         raise CorruptEntryError(f"{key}: holds another entry, of key {entry.key} in namespace {entry.namespace}")
     return entry
 
 
-def _digest(prefix: bytes | memoryview, header: bytes | memoryview, payload: bytes | memoryview) -> bytes:
-    hasher = blake3(prefix)
-    hasher.update(header)
+def _digest(prefix: bytes, header: bytes, payload: bytes) -> bytes:
+    hasher = blake3(prefix + header)
     hasher.update(payload)
     return hasher.digest()
 
@@ -139,32 +137,33 @@ def _header(entry: Entry, *, with_manifest: bool) -> dict[str, Any]:
         "placement": sorted(entry.placement),
         "size": entry.size,
     }
-    optional = {"tags": entry.tags, "blobs": entry.blobs, "usage": entry.usage}
+    optional = {"tags": entry.tags, "blobs": entry.blobs, "marks": entry.marks, "usage": entry.usage}
     header |= {name: value for name, value in optional.items() if value}
     if with_manifest and entry.manifest:
         header["manifest"] = entry.manifest
     return header
 
 
-def _entry(packed: memoryview, fence: int, payload: bytes, key: str) -> Entry:
+def _entry(packed: bytes, fence: int, payload: bytes, key: str) -> Entry:
     """Return the entry of a verified header; a header of the wrong shape is corrupt as well."""
     try:
         header: dict[str, Any] = orjson.loads(packed)
-        entry = Entry(
-            key=check_key(header["key"]),
-            namespace=str(header["namespace"]),
-            created_at=float(header["created_at"]),
-            expires_at=float(header["expires_at"]),
-            compute_seconds=float(header["compute_seconds"]),
-            tags=tuple(str(tag) for tag in header.get("tags", ())),
-            generations=tuple(int(number) for number in header["generations"]),
-            fence=fence,
-            placement=_places(header["placement"]),
-            size=int(header["size"]),
-            payload=payload,
-            blobs={str(digest): int(size) for digest, size in header.get("blobs", {}).items()},
-            usage={str(name): float(amount) for name, amount in header.get("usage", {}).items()},
-            manifest=dict(header.get("manifest", {})),
+        entry = Entry(  # by position, and nothing for what is not there: every hit waits for this
+            check_key(header["key"]),
+            str(header["namespace"]),
+            float(header["created_at"]),
+            float(header["expires_at"]),
+            float(header["compute_seconds"]),
+            tuple(map(str, header["tags"])) if "tags" in header else (),
+            tuple(map(int, header["generations"])),
+            fence,
+            _places(header["placement"]),
+            int(header["size"]),
+            payload,
+            {str(digest): int(size) for digest, size in header["blobs"].items()} if "blobs" in header else {},
+            {str(digest): str(mark) for digest, mark in header["marks"].items()} if "marks" in header else {},
+            {str(name): float(amount) for name, amount in header["usage"].items()} if "usage" in header else {},
+            dict(header["manifest"]) if "manifest" in header else {},
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, InvalidKeyError) as error:
         raise CorruptEntryError(f"{key}: malformed header: {error!r}") from error
@@ -176,10 +175,11 @@ def _entry(packed: memoryview, fence: int, payload: bytes, key: str) -> Entry:
 def _is_sound(entry: Entry) -> bool:
     """Whether the fields are in their ranges; a blob's digest becomes a part of a path."""
     return (
-        all(abs(time) <= _LAST_TIME for time in (entry.created_at, entry.expires_at))
+        abs(entry.created_at) <= _LAST_TIME
+        and abs(entry.expires_at) <= _LAST_TIME
         and math.isfinite(entry.compute_seconds)
         and 0 <= entry.size <= MAX_PAYLOAD_BYTES
         and entry.fence <= _LAST_FENCE
-        and all(is_digest(digest) and size >= 0 for digest, size in entry.blobs.items())
-        and len(entry.generations) == len(entry.scopes)
+        and (not entry.blobs or all(is_digest(digest) and size >= 0 for digest, size in entry.blobs.items()))
+        and len(entry.generations) == SCOPES_WITHOUT_TAGS + len(entry.tags)
     )

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from cache_blocks import events
 from cache_blocks.calls import Call, Found
+from cache_blocks.costs import Prices
 from cache_blocks.errors import BlobMissingError, TierUnavailableError, UnsupportedValueError
 from cache_blocks.flights import Flight, Ticket, computing
+from cache_blocks.writing import Computed
 
 if TYPE_CHECKING:
     from cache_blocks.assembly import Parts
@@ -25,12 +27,21 @@ class Computations:
     Args:
         parts: The tiers and what keeps them together.
         record: Takes events.
+        prices_of: Gives what results of a kind cost.
         writes: Whether results are stored, and leases taken.
     """
 
-    def __init__(self, parts: Parts, record: Callable[[Iterable[events.CacheEvent]], None], *, writes: bool) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        record: Callable[[Iterable[events.CacheEvent]], None],
+        prices_of: Callable[[str], Prices],
+        *,
+        writes: bool,
+    ) -> None:
         self._parts = parts
         self._record = record
+        self._prices_of = prices_of
         self._writes = writes
 
     def run(self, call: Call, function: Callable[[], Any], *, refresh: bool = False) -> Any:
@@ -66,9 +77,7 @@ class Computations:
 
     def share(self, call: Call, found: Found) -> Any:
         """Return the result of an equal call that a flight has met, and record that it was shared."""
-        saved = found.lookup.entry.compute_seconds if found.lookup.entry else 0.0
-        kind, tier = call.kind.name, found.lookup.tier
-        self._record([events.CacheEvent(events.SHARED, kind, call.key, tier=tier, seconds_saved=saved)])
+        self._record([events.CacheEvent(events.SHARED, call.kind.name, call.key, tier=found.lookup.tier)])
         return found.value
 
     def keep(self, call: Call, ticket: Ticket, value: Any, *, only_if_equal: bool = False) -> Any:
@@ -81,6 +90,8 @@ class Computations:
             only_if_equal: Refuse a value that would come back different, because its caller has it already.
         """
         seconds = time.monotonic() - ticket.started
+        money = self._prices_of(call.kind.name).cost(ticket.usage, seconds)
+        self._record([events.CacheEvent(events.COMPUTED, call.kind.name, call.key, seconds=seconds, money=money)])
         try:
             if only_if_equal:
                 self._parts.writer.check_equal(call, value)
@@ -105,7 +116,7 @@ class Computations:
         if not self._writes:
             return False
         try:
-            return self._parts.writer.store(call, ticket, encoded, seconds)
+            return bool(self._parts.writer.store([Computed(call, ticket, encoded, seconds)]))
         except (BlobMissingError, TierUnavailableError) as error:
             self._unstored(call, error)
             return False

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, final
 
 from cache_blocks.errors import InvalidKeyError
+from cache_blocks.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,6 +18,8 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 MAX_TAG_LENGTH: Final = 200
 MAX_TAGS: Final = 32
+SCOPES_WITHOUT_TAGS: Final = 3
+"""How many scopes every key has; each tag is one more. See `scopes_of`."""
 
 
 @final
@@ -57,7 +60,7 @@ class Outcome(StrEnum):
     BYPASSED = "bypassed"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Entry:
     """One cached result.
 
@@ -74,6 +77,7 @@ class Entry:
         size: Bytes of the payload before compression.
         payload: LZ4 frame over JSON.
         blobs: Size in bytes, by digest, of the blobs that the payload refers to.
+        marks: What the object store tells their stored bytes apart by, by digest; see `blobs`.
         usage: What the computation consumed, such as ``{"audio_seconds": 12.5}``.
         manifest: Named parts that went into the key; empty in copies that need to stay small.
     """
@@ -90,6 +94,7 @@ class Entry:
     size: int
     payload: bytes
     blobs: Mapping[str, int] = field(default_factory=dict[str, int])
+    marks: Mapping[str, str] = field(default_factory=dict[str, str])
     usage: Mapping[str, float] = field(default_factory=dict[str, float])
     manifest: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -109,7 +114,7 @@ class Entry:
         return len(self.payload)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Lookup:
     """Answer to one lookup.
 
@@ -131,6 +136,10 @@ class Lookup:
     def is_hit(self) -> bool:
         """Whether there is a valid entry."""
         return self.outcome is Outcome.HIT
+
+    def costing(self, seconds: float) -> Lookup:
+        """Return the same answer, with what it cost."""
+        return Lookup(self.outcome, self.tier, self.entry, self.reason, seconds)
 
 
 def scopes_of(key: str, tags: Iterable[str]) -> tuple[str, ...]:

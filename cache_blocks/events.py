@@ -10,18 +10,19 @@ import atexit
 import contextvars
 import logging
 import os
+import secrets
 import threading
 import time
-import uuid
 import weakref
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import field, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from cache_blocks.causes import cause_of
 from cache_blocks.errors import TierUnavailableError
+from cache_blocks.records import record
 from cache_blocks.schema import EventRow, table
 
 if TYPE_CHECKING:
@@ -38,19 +39,22 @@ LOOKUP: Final = "lookup"
 LOST: Final = "lost"
 UNLEASED: Final = "unleased"
 SHARED: Final = "shared"
+COMPUTED: Final = "computed"
 UNSTORED: Final = "unstored"
 TIER_DOWN: Final = "tier-down"
 TIER_UP: Final = "tier-up"
 INVALIDATED: Final = "invalidated"
+NEAR_LIMIT: Final = "near-limit"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Origin:
     """Who asks: filled in by what faces an orchestrator, empty elsewhere.
 
     Attributes:
         subject: What the work is about, for people, such as a file's name.
         task: Name of the task.
+        flow: Name of the flow.
         flow_run_id: Flow run whose report the event belongs to.
         task_run_id: Task run.
         deferred: Whether the event may be written in the background.
@@ -61,37 +65,51 @@ class Origin:
     flow_run_id: str = ""
     task_run_id: str = ""
     deferred: bool = True
+    flow: str = ""
 
 
 _origin: contextvars.ContextVar[Origin] = contextvars.ContextVar("cache_blocks_origin", default=Origin())  # noqa: B039 - frozen
 
 
-@contextmanager
-def originating(origin: Origin) -> Generator[None]:
+class originating:  # noqa: N801 - a context manager; a class, because a generator costs thrice
     """Attribute the events of a block of code to ``origin``."""
-    token = _origin.set(origin)
-    try:
-        yield
-    finally:
-        _origin.reset(token)
+
+    __slots__ = ("_before", "_mine")
+
+    def __init__(self, origin: Origin) -> None:
+        self._mine = origin
+
+    def __enter__(self) -> None:
+        self._before = _origin.set(self._mine)
+
+    def __exit__(self, *raised: object) -> None:
+        _origin.reset(self._before)
 
 
-@dataclass(frozen=True, slots=True)
+def origin_now() -> Origin:
+    """Return whom events that are recorded now belong to."""
+    return _origin.get()
+
+
+@record
 class CacheEvent:
     """One event.
 
     Attributes:
         action: ``lookup``, ``lost`` (a write that a tier did not take), ``unleased`` (computed without a lease),
             ``shared`` (took the result of an equal call),
-            ``unstored`` (a result that could not be kept), ``tier-down``, ``tier-up`` or ``invalidated``.
+            ``unstored`` (a result that could not be kept), ``near-limit`` (one that hardly could), ``computed``,
+            ``tier-down``, ``tier-up`` or ``invalidated``.
         kind: Name of the kind.
         key: Key, if it is about one.
         outcome: Outcome of a lookup.
         tier: Tier that it is about.
         reason: Why, in words for a person.
         stored_bytes: Size of the payload as stored.
-        seconds: What the lookup cost.
+        seconds: What the lookup, or the computation, took.
         seconds_saved: Seconds of computing that a hit has spared, less the lookup.
+        money: What the computation cost, in the currency of the settings.
+        money_saved: What computing a hit again would have cost.
         origin: Who asked.
         at: Seconds since the epoch.
     """
@@ -105,12 +123,20 @@ class CacheEvent:
     stored_bytes: int = 0
     seconds: float = 0.0
     seconds_saved: float = 0.0
+    money: float = 0.0
+    money_saved: float = 0.0
     origin: Origin = field(default_factory=_origin.get)
     at: float = field(default_factory=time.time)
 
 
+Listener = Callable[[Sequence[CacheEvent]], None]
+"""Takes events a moment after they were recorded, in bulk, such as an exporter of metrics."""
+
+
 class EventLog:
     """Events of one namespace in SQL.
+
+    Recording is what every lookup waits for, so it keeps the events and nothing else.
 
     Args:
         database: Connection.
@@ -122,38 +148,63 @@ class EventLog:
         self._database = database
         self._namespace = namespace
         self._breaker = breaker
+        self._listeners: list[Listener] = []
+        self._new: list[CacheEvent] = []  # which listeners do not have yet
         self._buffer: list[CacheEvent] = []
         self._lock = threading.Lock()
+        self._delivering = threading.RLock()
         self._flushing = threading.RLock()  # the breaker's own events come while others are being written
         self._timer: threading.Timer | None = None
         self.dropped = 0
         _logs.add(self)
 
     def record(self, events: Iterable[CacheEvent]) -> None:
-        """Keep events; they are in SQL within a moment, or at once when their origin cannot wait."""
+        """Keep events; they are delivered and in SQL within a moment, or at once when their origin cannot wait."""
         events = list(events)
+        urgent = False
+        for event in events:  # not any(): one event is the rule, and a generator costs more than all the rest
+            urgent = urgent or not event.origin.deferred
         with self._lock:
-            self._buffer.extend(events)
-            if (excess := len(self._buffer) - _BUFFER_EVENTS) > 0:
-                del self._buffer[:excess]
-                self.dropped += excess
-            urgent = any(not event.origin.deferred for event in events)
-            if not urgent and self._timer is None:
+            self._new += events
+            if self._timer is None and not urgent and events:
                 self._timer = threading.Timer(_FLUSH_SECONDS, self._flush, [self._insert_guarded])
                 self._timer.daemon = True
                 self._timer.start()
         if urgent:
             self._flush(self._insert_guarded)
 
+    def listen(self, listener: Listener) -> None:
+        """Deliver what is recorded from now on to a function too; it must neither block nor raise."""
+        self.deliver()
+        self._listeners.append(listener)
+
+    def deliver(self) -> None:
+        """Hand what has been recorded to the listeners, each event once."""
+        with self._delivering:
+            with self._lock:
+                new, self._new = self._new, []
+                self._keep(new)
+            for listener in self._listeners if new else ():
+                listener(new)
+
     def flush(self) -> None:
-        """Write what is buffered. When SQL is down it stays buffered, within bounds."""
+        """Deliver and write what is buffered. When SQL is down it stays buffered, within bounds."""
         self._flush(self._insert)
+
+    def _keep(self, events: list[CacheEvent]) -> None:
+        """Buffer events until they are written; of too many, the oldest are dropped."""
+        self._buffer += events
+        if (excess := len(self._buffer) - _BUFFER_EVENTS) > 0:
+            del self._buffer[:excess]
+            self.dropped += excess
 
     def _flush(self, insert: Callable[[Sequence[CacheEvent]], None]) -> None:
         with self._flushing:
             with self._lock:
+                self._timer = None  # before anything is taken: what comes from now on sets another
+            self.deliver()
+            with self._lock:
                 events, self._buffer = self._buffer, []
-                self._timer = None
             if not events:
                 return
             try:
@@ -161,7 +212,8 @@ class EventLog:
             except TierUnavailableError as error:
                 logger.debug("events kept back: %s", error)
                 with self._lock:
-                    self._buffer = events + self._buffer
+                    events, self._buffer = self._buffer, events
+                    self._keep(events)
 
     def _insert(self, events: Sequence[CacheEvent]) -> None:
         with self._database.begin() as connection:
@@ -185,6 +237,14 @@ class EventLog:
         """Return the events from a time on, oldest first."""
         return self._select(_event.c.at >= at)
 
+    def runs(self, since: float) -> dict[str, float]:
+        """Return the flow runs that have events since a time, each with the time of its last one."""
+        mine = (_event.c.namespace == self._namespace) & (_event.c.flow_run_id != "") & (_event.c.at >= since)
+        statement = sa.select(_event.c.flow_run_id, sa.func.max(_event.c.at)).where(mine).group_by(_event.c.flow_run_id)
+        self.flush()
+        with self._database.read() as connection:
+            return dict(connection.execute(statement).all())
+
     def forget(self, keys: Sequence[str]) -> int:
         """Erase the events of these keys; return how many."""
         statement = sa.delete(_event).where(_event.c.namespace == self._namespace, _event.c.key.in_(keys))
@@ -193,9 +253,10 @@ class EventLog:
             return connection.execute(statement).rowcount
 
     def forget_parent(self) -> None:
-        """After a fork: the parent writes what it has buffered."""
-        self._buffer = []
+        """After a fork: the parent delivers and writes what it has buffered."""
+        self._new, self._buffer = [], []
         self._lock = threading.Lock()
+        self._delivering = threading.RLock()
         self._flushing = threading.RLock()
         self._timer = None
 
@@ -218,6 +279,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def deliver_all() -> None:
+    """Hand what any log of this process still holds to its listeners."""
+    for log in list(_logs):
+        log.deliver()
+
+
 @atexit.register
 def flush_all() -> None:
     """Write what any log of this process still holds."""
@@ -226,12 +293,17 @@ def flush_all() -> None:
 
 
 def _row(event: CacheEvent, namespace: str) -> dict[str, Any]:
-    row: dict[str, Any] = {name: value for name, value in asdict(event).items() if name != "origin"}
-    origin = {name: value for name, value in asdict(event.origin).items() if name != "deferred"}
-    row |= origin | {"id": uuid.uuid4().hex, "namespace": namespace}
+    row = {name: getattr(event, name) for name in _OF_EVENT}
+    row["cause"] = cause_of(event.outcome, event.reason)
+    row |= {name: getattr(event.origin, name) for name in _OF_ORIGIN}
+    # Ids rise with time, so that however many events there are, the next ones go to one end of the index.
+    row |= {"id": f"{int(event.at * 1e6) & _MOMENT:016x}{secrets.token_hex(8)}", "namespace": namespace}
     return {name: _fitting(value, _WIDTHS.get(name)) for name, value in row.items()}
 
 
+_MOMENT: Final = (1 << 64) - 1
+_OF_EVENT: Final = tuple(each.name for each in fields(CacheEvent) if each.name != "origin")
+_OF_ORIGIN: Final = tuple(each.name for each in fields(Origin) if each.name != "deferred")
 _WIDTHS: Final = {column.name: getattr(column.type, "length", None) for column in _event.columns}
 
 
@@ -243,7 +315,7 @@ def _fitting(value: Any, width: int | None) -> Any:
 
 
 def _event_of(row: sa.RowMapping) -> CacheEvent:
-    names = {column.name for column in _event.columns} - {"id", "namespace"}
+    names = {column.name for column in _event.columns} - {"id", "namespace", "cause"}
     values = {name: row[name] for name in names}
-    origin = Origin(**{name: values.pop(name) for name in ("subject", "task", "flow_run_id", "task_run_id")})
+    origin = Origin(**{name: values.pop(name) for name in _OF_ORIGIN})
     return replace(CacheEvent(action=values.pop("action"), origin=origin), **values)

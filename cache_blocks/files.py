@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextvars
 import mimetypes
 import os
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,14 +27,19 @@ class BlobSource(Protocol):
 _source: contextvars.ContextVar[BlobSource | None] = contextvars.ContextVar("cache_blocks_blob_source", default=None)
 
 
-@contextmanager
-def sourced_from(source: BlobSource) -> Generator[None]:
+class sourced_from:  # noqa: N801 - a context manager; a class, because a generator costs thrice
     """Let the files that are made in a block of code find their bytes in ``source``."""
-    token = _source.set(source)
-    try:
-        yield
-    finally:
-        _source.reset(token)
+
+    __slots__ = ("_before", "_mine")
+
+    def __init__(self, source: BlobSource) -> None:
+        self._mine = source
+
+    def __enter__(self) -> None:
+        self._before = _source.set(self._mine)
+
+    def __exit__(self, *raised: object) -> None:
+        _source.reset(self._before)
 
 
 class CachedFile(os.PathLike[str]):

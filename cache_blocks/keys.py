@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
-import pathlib
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any
 
-import pydantic
 from blake3 import blake3
-from fsspec.core import OpenFile
 
 from cache_blocks.canonical import digest_value
 from cache_blocks.entry import check_key, check_tags
-from cache_blocks.files import CachedFile
+from cache_blocks.manifests import shown
 from cache_blocks.normalising import normalise_source
+from cache_blocks.records import record
 
 if TYPE_CHECKING:
     from cache_blocks.kinds import CacheKind
@@ -23,10 +21,8 @@ if TYPE_CHECKING:
 CacheTag = str | Callable[[dict[str, Any]], "str | Iterable[str]"]
 """A tag, or a function of the task's arguments that gives one or several."""
 
-_SHOWN_CHARACTERS: Final = 80
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class TaskIdentity:
     """What makes a task this task, wherever its file lies and however it was loaded.
 
@@ -36,6 +32,7 @@ class TaskIdentity:
         version: ``cache_version`` if one is given, which then stands for the source.
         source: The function's source; None when Python cannot show it.
         helpers: Digests of the further sources that ``cache_source`` names, by name.
+        file: Where the source is, for people; no part of the key.
     """
 
     name: str
@@ -43,6 +40,7 @@ class TaskIdentity:
     version: str | None = None
     source: str | None = None
     helpers: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    file: str = ""
 
     def parts(self) -> dict[str, str]:
         """Return the named parts that go into a key."""
@@ -50,22 +48,43 @@ class TaskIdentity:
         parts = {"task": self.name, "function": self.qualified_name} | helpers
         if self.version is not None:
             return parts | {"version": self.version}
-        return parts | {"source": blake3(normalise_source(self.source or "").encode()).hexdigest()}
+        return parts | {"source": _source_digest(self.source or "")}
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@functools.lru_cache(maxsize=1024)
+def _source_digest(source: str) -> str:
+    return blake3(normalise_source(source).encode()).hexdigest()
+
+
+@record
 class BuiltKey:
-    """A key with the manifest of its parts.
+    """A key with what went into it.
 
     Attributes:
         key: ``kind:digest``.
         tags: Tags of the entry.
-        manifest: Named parts: the task's, and per argument its digest and how it reads.
+        task: Identity of the task.
+        digests: Digest of each argument that decides the result.
+        arguments: The arguments themselves.
+        private: Those that are shown by their digest alone.
     """
 
     key: str
     tags: tuple[str, ...]
-    manifest: dict[str, Any]
+    task: TaskIdentity
+    digests: Mapping[str, str]
+    arguments: Mapping[str, Any]
+    private: Sequence[str] = ()
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the named parts: the task's, and per argument its digest and how it reads. A hit needs none."""
+        inputs = {
+            name: {"digest": digest, "shown": shown(self.arguments[name], private=name in self.private)}
+            for name, digest in self.digests.items()
+        }
+        where = {"file": self.task.file} if self.task.file else {}
+        main = next((name for name in self.arguments if name in self.digests), "")
+        return {**self.task.parts(), **where, "main": main, "inputs": inputs}
 
 
 def build_key(
@@ -74,33 +93,26 @@ def build_key(
     arguments: Mapping[str, Any],
     *,
     ignore: Sequence[str] = (),
+    private: Sequence[str] = (),
     tags: Sequence[CacheTag] = (),
 ) -> BuiltKey:
-    """Return the key and manifest of one call.
+    """Return the key of one call, and what its manifest is made of.
 
     Args:
         kind: Kind of the result.
         task: Identity of the task.
         arguments: Arguments by parameter name.
         ignore: Parameters that do not decide the result.
+        private: Parameters whose values are never stored or shown in clear.
         tags: Tags, or functions of the arguments.
 
     Raises:
         UnhashableArgumentError: An argument has no deterministic digest.
         OSError: A file among the arguments cannot be read.
     """
-    inputs = {
-        name: {"digest": digest_value(value, name), "shown": shown(value)}
-        for name, value in sorted(arguments.items())
-        if name not in ignore
-    }
-    parts = task.parts()
-    decisive = {**parts, "inputs": {name: part["digest"] for name, part in inputs.items()}}
-    return BuiltKey(
-        key=check_key(f"{kind.name}:{digest_value(decisive, 'key')}"),
-        tags=resolve_tags(tags, arguments),
-        manifest={**parts, "inputs": inputs},
-    )
+    digests = {name: digest_value(value, name) for name, value in sorted(arguments.items()) if name not in ignore}
+    key = check_key(f"{kind.name}:{digest_value({**task.parts(), 'inputs': digests}, 'key')}")
+    return BuiltKey(key, resolve_tags(tags, arguments), task, digests, arguments, private)
 
 
 def make_key(kind: CacheKind, *parts: Any) -> str:
@@ -115,31 +127,3 @@ def resolve_tags(tags: Sequence[CacheTag], arguments: Mapping[str, Any]) -> tupl
         answer = tag if isinstance(tag, str) else tag(dict(arguments))
         resolved.extend([answer] if isinstance(answer, str) else answer)
     return check_tags(resolved)
-
-
-def shown(value: Any) -> str:
-    """Return how a value reads in a manifest: short, and a secret or large one never in clear."""
-    # A file name that is no UTF-8 comes as text with lone surrogates, which JSON does not have.
-    return _shown(value).encode("utf-8", "replace").decode()
-
-
-def _shown(value: Any) -> str:
-    match value:
-        case pydantic.SecretStr() | pydantic.SecretBytes():
-            return "**********"
-        case CachedFile() | pathlib.PurePath():
-            return value.name
-        case OpenFile():
-            return cast("str", value.path).rpartition("/")[2]
-        case None | bool() | int() | float() | enum.Enum():
-            return str(value)[:_SHOWN_CHARACTERS]
-        case str() if len(value) <= _SHOWN_CHARACTERS:
-            return value
-        case _:
-            return type(value).__name__
-
-
-def named_files(values: Iterable[Any]) -> list[str]:
-    """Return the names of the files among some arguments."""
-    files = (CachedFile, pathlib.PurePath, OpenFile)
-    return [shown(value) for value in values if isinstance(value, files)]

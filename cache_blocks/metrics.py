@@ -26,7 +26,13 @@ class KindMetrics:
         by_outcome: Misses and bypasses by outcome.
         stored_bytes: Bytes of payload that hits brought, as stored.
         seconds_saved: Seconds of computing that hits have spared, less what the lookups cost.
+        money_saved: What computing them again would have cost, in the currency of the settings.
+        seconds_saved_by_tier: ``seconds_saved`` by tier.
+        money_saved_by_tier: ``money_saved`` by tier.
         lookup_seconds: What all lookups cost.
+        computed: Results that were computed.
+        compute_seconds: What computing them took.
+        money_spent: What computing them cost.
     """
 
     hits: int = 0
@@ -36,7 +42,13 @@ class KindMetrics:
     by_outcome: Counter[str] = field(default_factory=Counter[str])
     stored_bytes: int = 0
     seconds_saved: float = 0.0
+    money_saved: float = 0.0
+    seconds_saved_by_tier: dict[str, float] = field(default_factory=dict[str, float])
+    money_saved_by_tier: dict[str, float] = field(default_factory=dict[str, float])
     lookup_seconds: float = 0.0
+    computed: int = 0
+    compute_seconds: float = 0.0
+    money_spent: float = 0.0
 
     @property
     def total(self) -> int:
@@ -48,20 +60,47 @@ class KindMetrics:
         """Share of lookups that hit, 0 to 1; 0 when there were none."""
         return self.hits / self.total if self.total else 0.0
 
-    def add(self, event: CacheEvent) -> None:
-        """Count one lookup."""
+    def add(self, event: CacheEvent, number: int = 1) -> None:
+        """Count one lookup, or the sum of several."""
         self.lookup_seconds += event.seconds
         if event.outcome == Outcome.HIT:
-            self.hits += 1
-            self.by_tier[event.tier] += 1
+            self.hits += number
+            self.by_tier[event.tier] += number
             self.stored_bytes += event.stored_bytes
-            self.seconds_saved += event.seconds_saved
+            self._add_savings(event.tier, event.seconds_saved, event.money_saved)
             return
-        self.by_outcome[event.outcome] += 1
+        self.by_outcome[event.outcome] += number
         if event.outcome == Outcome.BYPASSED:
-            self.bypassed += 1
+            self.bypassed += number
         else:
-            self.misses += 1
+            self.misses += number
+
+    def add_computed(self, event: CacheEvent, number: int = 1) -> None:
+        """Count one computation, or the sum of several."""
+        self.computed += number
+        self.compute_seconds += event.seconds
+        self.money_spent += event.money
+
+    def merge(self, other: KindMetrics) -> None:
+        """Count what another has counted too."""
+        self.hits += other.hits
+        self.misses += other.misses
+        self.bypassed += other.bypassed
+        self.by_tier.update(other.by_tier)
+        self.by_outcome.update(other.by_outcome)
+        self.stored_bytes += other.stored_bytes
+        for tier, seconds in other.seconds_saved_by_tier.items():
+            self._add_savings(tier, seconds, other.money_saved_by_tier[tier])
+        self.lookup_seconds += other.lookup_seconds
+        self.computed += other.computed
+        self.compute_seconds += other.compute_seconds
+        self.money_spent += other.money_spent
+
+    def _add_savings(self, tier: str, seconds: float, money: float) -> None:
+        self.seconds_saved += seconds
+        self.money_saved += money
+        self.seconds_saved_by_tier[tier] = self.seconds_saved_by_tier.get(tier, 0.0) + seconds
+        self.money_saved_by_tier[tier] = self.money_saved_by_tier.get(tier, 0.0) + money
 
 
 @dataclass(slots=True)
@@ -92,23 +131,38 @@ class CacheMetrics:
             metrics.add(event)
         return metrics
 
-    def add(self, event: CacheEvent) -> None:
-        """Count one event."""
+    def add(self, event: CacheEvent, number: int = 1) -> None:
+        """Count one event, or the sum of several that have action, kind, outcome and tier in common."""
         match event.action:
             case actions.LOOKUP:
-                self.by_kind.setdefault(event.kind, KindMetrics()).add(event)
+                self._of_kind(event.kind).add(event, number)
+            case actions.COMPUTED:
+                self._of_kind(event.kind).add_computed(event, number)
             case actions.LOST:
-                self.lost_writes[event.tier] += 1
+                self.lost_writes[event.tier] += number
             case actions.SHARED:
-                self.shared += 1
+                self.shared += number
             case actions.UNLEASED:
-                self.unleased += 1
+                self.unleased += number
             case actions.UNSTORED:
-                self.unstored += 1
+                self.unstored += number
             case actions.TIER_DOWN:
-                self.outages[event.tier] += 1
+                self.outages[event.tier] += number
             case _:
                 pass
+
+    def _of_kind(self, kind: str) -> KindMetrics:
+        if kind not in self.by_kind:
+            self.by_kind[kind] = KindMetrics()
+        return self.by_kind[kind]
+
+    @property
+    def whole(self) -> KindMetrics:
+        """What all kinds add up to."""
+        whole = KindMetrics()
+        for kind in self.by_kind.values():
+            whole.merge(kind)
+        return whole
 
     @property
     def hits(self) -> int:
@@ -139,3 +193,8 @@ class CacheMetrics:
     def seconds_saved(self) -> float:
         """Seconds of computing that hits have spared, less what their lookups cost."""
         return sum(kind.seconds_saved for kind in self.by_kind.values())
+
+    @property
+    def money_saved(self) -> float:
+        """What computing the hits again would have cost, in the currency of the settings."""
+        return sum(kind.money_saved for kind in self.by_kind.values())

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Final
 
 from cache_blocks.entry import Entry, Lookup, Outcome, scopes_of
 from cache_blocks.kinds import DESCRIPTOR_BYTES
+from cache_blocks.records import record
 
 if TYPE_CHECKING:
     from cache_blocks.kinds import CacheKind
 
 UNKNOWN_GENERATION: Final = "its generation could not be learnt"
 NEVER_SEEN: Final = "never seen"
+INVALIDATED_BY: Final = "invalidated by "
+"""How the reason begins; the scope follows."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     """One key to look up.
 
@@ -35,7 +38,7 @@ class Request:
     replicated: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TierAnswer:
     """What one tier said to one question.
 
@@ -52,7 +55,7 @@ class TierAnswer:
     elsewhere: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Question:
     """Keys and scopes to ask a tier for, in one round trip."""
 
@@ -65,27 +68,34 @@ class _Open:
     """State of one key during a walk."""
 
     request: Request
+    scopes: tuple[str, ...]
+    notes: list[Lookup]
     candidate: tuple[str, Entry] | None = None
     fence: int | None = None
-    notes: list[Lookup] = field(default_factory=list[Lookup])
 
 
-def judge(entry: Entry, generations: Mapping[str, int], now: float) -> Lookup | None:
+def judge(entry: Entry, generations: Mapping[str, int], now: float, tier: str = "") -> Lookup | None:
     """Return the verdict on an intact entry, or None while a generation is unknown.
 
     An entry counts only if none of its scopes has been invalidated since its computing began; that needs no
     comparison of clocks. An unknown scope never hides one that is known to have been invalidated.
     """
     if entry.expires_at <= now:
-        return Lookup(Outcome.EXPIRED, reason=f"expired {_ago(now - entry.expires_at)} ago")
+        return Lookup(Outcome.EXPIRED, tier, reason=f"expired {_ago(now - entry.expires_at)} ago")
     unknown = False
     for scope, number in zip(entry.scopes, entry.generations, strict=True):
         known = generations.get(scope)
         if known is None:
             unknown = True
         elif known != number:
-            return Lookup(Outcome.INVALIDATED, reason=f"invalidated by {scope.removesuffix(':' + entry.key)}")
-    return None if unknown else Lookup(Outcome.HIT, entry=entry)
+            return Lookup(Outcome.INVALIDATED, tier, reason=f"{INVALIDATED_BY}{scope.removesuffix(':' + entry.key)}")
+    return None if unknown else Lookup(Outcome.HIT, tier, entry)
+
+
+def stands(entry: Entry, generations: Mapping[str, int]) -> bool:
+    """Whether no known generation says that an entry has been invalidated."""
+    pairs = zip(entry.scopes, entry.generations, strict=True)
+    return all(generations.get(scope, number) == number for scope, number in pairs)
 
 
 class Walk:
@@ -98,26 +108,30 @@ class Walk:
 
     def __init__(self, requests: Sequence[Request], now: float) -> None:
         self._now = now
-        self._open = {request.key: _Open(request) for request in requests}
+        self._open = {one.key: _Open(one, scopes_of(one.key, one.tags), []) for one in requests}
         self._settled: dict[str, Lookup] = {}
-        self._asked: dict[str, set[str]] = {}
-        self._visited: dict[str, set[str]] = {}
+        self._asked: dict[str, tuple[set[str], set[str]]] = {}  # keys and scopes, by tier
         self.generations: dict[str, int] = {}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every key is a hit: no tier can add anything."""
+        return not self._open
 
     def question(self, tier: str, *, knows_generations: bool) -> Question | None:
         """Return what to ask this tier, or None when it can add nothing. A tier is asked nothing twice."""
-        visited = self._visited.setdefault(tier, set())
-        asked = self._asked.setdefault(tier, set())
-        keys = tuple(
+        if not self._open:
+            return None
+        visited, asked = self._asked.setdefault(tier, (set(), set()))
+        keys = [
             key
             for key, state in self._open.items()
             if state.candidate is None and key not in visited and self._may_have(tier, state)
-        )
-        wanted = self._unknown_scopes() if knows_generations else set[str]()
-        scopes = tuple(sorted(wanted - asked))
+        ]
+        scopes = [scope for scope in self._unknown_scopes() if scope not in asked] if knows_generations else []
         visited.update(keys)
         asked.update(scopes)
-        return Question(keys, scopes) if keys or scopes else None
+        return Question(tuple(keys), tuple(scopes)) if keys or scopes else None
 
     def take(self, tier: str, answer: TierAnswer) -> None:
         """Learn a tier's answer."""
@@ -147,11 +161,14 @@ class Walk:
         self._open = {}
         return self._settled
 
-    def _unknown_scopes(self) -> set[str]:
-        scopes: set[str] = set()
-        for key, state in self._open.items():
-            scopes.update(state.candidate[1].scopes if state.candidate else scopes_of(key, state.request.tags))
-        return scopes - self.generations.keys()
+    def _unknown_scopes(self) -> dict[str, None]:
+        """Return what is not known yet of the scopes that decide, each once."""
+        wanted: dict[str, None] = {}
+        for state in self._open.values():
+            for scope in state.candidate[1].scopes if state.candidate else state.scopes:
+                if scope not in self.generations:
+                    wanted[scope] = None
+        return wanted
 
     @staticmethod
     def _may_have(tier: str, state: _Open) -> bool:
@@ -169,15 +186,15 @@ class Walk:
     def _settle_candidate(self, key: str, state: _Open) -> None:
         assert state.candidate is not None  # noqa: S101 - only called with one
         tier, entry = state.candidate
-        verdict = judge(entry, self.generations, self._now)
+        verdict = judge(entry, self.generations, self._now, tier)
         if verdict is None:
             return
         state.candidate = None
         if verdict.is_hit:
-            self._settled[key] = Lookup(Outcome.HIT, tier, entry)
+            self._settled[key] = verdict
             del self._open[key]
         else:
-            self._note(key, Lookup(verdict.outcome, tier, reason=verdict.reason))
+            self._note(key, verdict)
 
     def _note(self, key: str, note: Lookup) -> None:
         if key in self._open:
@@ -210,6 +227,13 @@ def placement(kind: CacheKind, stored_bytes: int) -> frozenset[str]:
     if kind.replica or ("sql" not in tiers and "object_store" in kind.tiers):
         tiers.add("object_store")
     return frozenset(tiers if tiers & {"sql", "object_store"} else ())
+
+
+def limit_nearby(kind: CacheKind, stored_bytes: int) -> int:
+    """Return the size beyond which results of a kind are not kept, when one takes four fifths of it; otherwise 0."""
+    if "object_store" in kind.tiers or stored_bytes * 5 < kind.sql_max_bytes * 4:
+        return 0
+    return kind.sql_max_bytes
 
 
 def promotions(lookup: Lookup, tiers: Iterable[str]) -> tuple[str, ...]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cache_blocks import codec
@@ -34,17 +33,18 @@ class Reader:
         self._clock = clock
         self._promote = promote
 
-    def look(self, requests: Sequence[Request]) -> dict[str, Lookup]:
+    def look(self, requests: Sequence[Request], *, promote: bool = True) -> dict[str, Lookup]:
         """Return what there is under each key, or why there is nothing; decode nothing."""
-        found = self._chain.lookup(requests, self._clock(), promote=self._promote)
-        return {key: self._with_blobs(lookup) for key, lookup in found.items()}
+        found = self._chain.lookup(requests, self._clock(), promote=promote and self._promote)
+        with_files = {key: lookup.entry for key, lookup in found.items() if lookup.entry and lookup.entry.blobs}
+        return found | self._without_files(with_files) if with_files else found
 
     def find(self, requests: Sequence[Request], annotation: Any) -> dict[str, Found]:
         """Return what there is under each key, decoded, with what each lookup cost."""
         started = time.perf_counter()
-        found = {key: self.decode(lookup, annotation) for key, lookup in self.look(requests).items()}
+        found = [(key, self.decode(lookup, annotation)) for key, lookup in self.look(requests).items()]
         seconds = (time.perf_counter() - started) / max(len(found), 1)
-        return {key: replace(one, lookup=replace(one.lookup, seconds=seconds)) for key, one in found.items()}
+        return {key: one.costing(seconds) for key, one in found}
 
     def decode(self, lookup: Lookup, annotation: Any) -> Found:
         """Return a hit with its value; a hit that cannot be decoded is none."""
@@ -64,13 +64,14 @@ class Reader:
         with sourced_from(self._blobs):
             return codec_of(annotation).decode(json)
 
-    def _with_blobs(self, lookup: Lookup) -> Lookup:
-        """A hit whose files are gone is none."""
-        if lookup.entry is None or not lookup.entry.blobs:
-            return lookup
+    def _without_files(self, entries: Mapping[str, Entry]) -> dict[str, Lookup]:
+        """Return what becomes of the hits whose files are gone or damaged: they are none."""
+        sizes = {digest: size for entry in entries.values() for digest, size in entry.blobs.items()}
+        marks = {digest: mark for entry in entries.values() for digest, mark in entry.marks.items()}
         try:
-            missing = self._blobs.missing(lookup.entry.blobs)
+            missing = set(self._blobs.missing(sizes, marks))
         except TierUnavailableError as error:
-            return Lookup(Outcome.TIER_DOWN, error.tier, reason=str(error))
-        reason = "the bytes of a file that the result refers to are gone"
-        return Lookup(Outcome.CORRUPT, "object_store", reason=reason) if missing else lookup
+            return dict.fromkeys(entries, Lookup(Outcome.TIER_DOWN, error.tier, reason=str(error)))
+        reason = "the bytes of a file that the result refers to are gone or damaged"
+        damaged = [key for key, entry in entries.items() if not missing.isdisjoint(entry.blobs)]
+        return dict.fromkeys(damaged, Lookup(Outcome.CORRUPT, "object_store", reason=reason))

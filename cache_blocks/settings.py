@@ -9,11 +9,14 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, Field, PositiveFloat, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from cache_blocks.costs import FREE, Prices
 from cache_blocks.entry import check_namespace
 
 _READ: Final = ("CACHE_BLOCKS_", "HOME", "USERPROFILE")
 
 Mode = Literal["on", "read-only", "off"]
+
+_seen: tuple[dict[Any, Any], tuple[tuple[str, str], ...]] | None = None
 
 
 class CacheSettings(BaseSettings):
@@ -51,9 +54,20 @@ class CacheSettings(BaseSettings):
         default=5.0, description="How long a tier that failed is skipped before it is probed again."
     )
     memory_max_bytes: int = Field(default=64 * 1024 * 1024, gt=0, description="Budget of the in-process hot tier.")
+    event_days: PositiveFloat = Field(
+        default=30.0, description="How long single events are kept; what a day adds up to is known for 400."
+    )
     block: str = Field(
         default="default", description="Name of the saved Prefect block through which results are loaded later."
     )
+    prefect_events: bool = Field(default=True, description="Whether hits, misses and outages become Prefect events.")
+    hit_rate_alert: float = Field(
+        default=0.0, ge=0, le=1, description="A flow run that hits less than this emits cache-blocks.hit-rate-low."
+    )
+    costs: dict[str, Prices] = Field(
+        default_factory=dict, description="JSON: by kind, prices of audio_minute, tokens_in, tokens_out, compute_hour."
+    )
+    currency: str = Field(default="USD", max_length=8, description="Of the prices, for people.")
     strict: bool = Field(
         default=False, description="Raise, rather than report, when an argument has no deterministic digest."
     )
@@ -75,6 +89,10 @@ class CacheSettings(BaseSettings):
         """Whether the hot tier lives in this process only."""
         return self.redis_url.get_secret_value().startswith("memory:")
 
+    def prices_of(self, kind: str) -> Prices:
+        """Return what results of a kind cost to compute; nothing where no price is set."""
+        return self.costs.get(kind, FREE)
+
     @property
     def fingerprint(self) -> tuple[str, ...]:
         """Values that decide which cache this is; equal settings share one cache per process."""
@@ -86,7 +104,13 @@ class CacheSettings(BaseSettings):
 
 def settings_environment() -> tuple[tuple[str, str], ...]:
     """Return the environment variables that settings are read from: while they stay, so do the settings."""
-    return tuple((name, value) for name, value in os.environ.items() if name.upper().startswith(_READ))
+    global _seen  # noqa: PLW0603 - one tuple, replaced as a whole
+    # Every call of a task asks. What `os.environ` decodes is compared undecoded, which takes a fiftieth of the time.
+    raw = getattr(os.environ, "_data", os.environ)
+    if _seen is None or _seen[0] != raw:
+        read = tuple((name, value) for name, value in os.environ.items() if name.upper().startswith(_READ))
+        _seen = dict(raw), read
+    return _seen[1]
 
 
 def _sqlite_url(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -12,6 +13,7 @@ NONE: Final = "–"  # noqa: RUF001 - a dash for what there is not
 _MARKUP: Final = re.compile(r"[\\`*\[\]<>&#~|@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 _LARGEST_WHOLE: Final = 999.5
 _LARGEST_TENTH: Final = 9.95
+_MOST_DECIMALS: Final = 6
 
 
 def seconds_in_words(seconds: float) -> str:
@@ -41,6 +43,19 @@ def bytes_in_words(count: int) -> str:
             break
         amount, unit = amount / 1000, larger
     return f"{amount:.1f} {unit}" if unit != "B" and amount < _LARGEST_TENTH else f"{amount:,.0f} {unit}"
+
+
+def money_in_words(amount: float, currency: str) -> str:
+    """Return an amount of money with its currency, small ones to two digits, such as ``1.20 USD`` or ``0.0034 USD``."""
+    decimals = 2
+    while decimals < _MOST_DECIMALS and 0 < abs(amount) * 10**decimals < 10:  # noqa: PLR2004 - two digits
+        decimals += 1
+    return f"{amount:,.{decimals}f} {currency}"
+
+
+def moment_in_words(at: float) -> str:
+    """Return a time in UTC, such as ``2026-11-22 18:05 UTC``."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
 
 
 def share_in_words(part: int, whole: int) -> str:
@@ -75,6 +90,16 @@ def printable(text: str, limit: int) -> str:
 def escaped(text: str, limit: int) -> str:
     """Return ``text`` so that markdown shows it as it is, also in a table: `printable`, its marks escaped."""
     return _MARKUP.sub(lambda mark: f"\\{mark.group()}", printable(text, limit)) or NONE
+
+
+def link(text: str, address: str) -> str:
+    """Return a link in markdown.
+
+    Args:
+        text: What it says, already markdown.
+        address: Where it leads, an address without brackets and spaces.
+    """
+    return f"[{text}]({address})"
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()) -> str:

@@ -9,19 +9,50 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import math
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, cast
+
+import orjson
 
 from cache_blocks.errors import UnsupportedValueError
 from cache_blocks.files import CachedFile
 
 _INLINE_BYTES: Final = 64 * 1024
 _MAGIC_BYTES: Final = 12
+_PLAIN: Final = frozenset({str, int, float, bool, type(None), list, dict})
 _AUDIO_MAGIC: Final = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"\x1aE\xdf\xa3")
 _MP3_FRAME: Final = (b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")
 _LEAST_MP3_BYTES: Final = 96
 """Two bytes alone say little: many a digest begins like a frame. This is the shortest frame of speech."""
 WAY_OUT: Final = "return JSON-able data, bytes, datetime, a Path or CachedFile, or annotate the task's return type"
+
+
+def plain_json(value: Any) -> bytes | None:
+    """Return the JSON of a value that comes back from it as it is; None where there is something to wrap or to refuse.
+
+    Most results are such, and are looked at level by level, by loops that run in C: `wrap` takes ten times as long.
+    """
+    try:
+        json = orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return None
+    # A dollar may begin a name, which is wrapped; a null may stand for a NaN.
+    return json if b"$" not in json and _is_plain(value, check_floats=b"null" in json) else None
+
+
+def _is_plain(value: Any, *, check_floats: bool) -> bool:
+    items: list[Any] = [value]
+    while items:
+        kinds: set[Any] = set(map(type, items))
+        if not kinds <= _PLAIN:
+            return False
+        if check_floats and not all(math.isfinite(item) for item in items if type(item) is float):
+            return False
+        mappings: list[Any] = [item.values() for item in items if type(item) is dict] if dict in kinds else []
+        lists: list[Any] = [item for item in items if type(item) is list] if list in kinds else []
+        items = [*chain.from_iterable(mappings), *chain.from_iterable(lists)]
+    return True
 
 
 def wrap(value: Any, where: str, files: list[CachedFile]) -> Any:

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from cache_blocks import codec, plan
 from cache_blocks.blobs import BlobStore
 from cache_blocks.calls import Call
 from cache_blocks.entry import Entry
 from cache_blocks.errors import TierUnavailableError, UnsupportedValueError
-from cache_blocks.events import LOST, CacheEvent
+from cache_blocks.events import LOST, NEAR_LIMIT, CacheEvent, origin_now
 from cache_blocks.files import CachedFile
 from cache_blocks.flights import Ticket
 from cache_blocks.tiers.chain import Chain
 from cache_blocks.values import Encoded, codec_of
+from cache_blocks.wording import bytes_in_words
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A result to be stored.
+
+    Attributes:
+        call: What was computed.
+        ticket: The right to store it.
+        encoded: The value.
+        seconds: What computing took.
+    """
+
+    call: Call
+    ticket: Ticket
+    encoded: Encoded
+    seconds: float
 
 
 class Writer:
@@ -62,32 +82,31 @@ class Writer:
                 "that this run has returned; annotate the task's return type, or use cached_task"
             )
 
-    def store(self, call: Call, ticket: Ticket, encoded: Encoded, seconds: float) -> bool:
-        """Store what a ticket's computation gave, blobs first, so that no entry refers to what is not there.
-
-        Args:
-            call: What was computed.
-            ticket: The right to store it.
-            encoded: The value.
-            seconds: What computing took; results below the kind's ``admit_seconds`` are not kept.
+    def store(self, computed: Sequence[Computed]) -> set[str]:
+        """Store what computations gave, in bulk; blobs first, so that no entry refers to what is not there.
 
         Returns:
-            Whether it is kept.
+            The keys that are kept; not those that have been superseded or invalidated meanwhile, nor those whose
+            computing took less than their kind's ``admit_seconds``.
 
         Raises:
-            UnsupportedValueError: It is larger than its kind keeps.
+            UnsupportedValueError: One is larger than its kind keeps; nothing is stored.
             BlobMissingError: A produced file is gone.
-            TierUnavailableError: No tier took it, or SQL does not say what has been invalidated.
+            TierUnavailableError: No tier took one of them, or SQL does not say what has been invalidated.
         """
-        if seconds < call.kind.admit_seconds:
-            return False
-        entry = self._entry(call, ticket, encoded, seconds)
-        for file in encoded.files:
-            self._blobs.put(file)
-        self._write(entry)
-        return True
+        admitted = [one for one in computed if one.seconds >= one.call.kind.admit_seconds]
+        entries = [self._entry(one) for one in admitted]
+        files = {one.call.key: one.encoded.files for one in admitted}
+        kept = self._write([self._with_blobs(entry, files[entry.key]) for entry in entries])
+        settled = {key: self._blobs.settle(files[key], kept=key in kept) for key in files}
+        return kept | {key for key, stored in settled.items() if stored and files[key]}
 
-    def _entry(self, call: Call, ticket: Ticket, encoded: Encoded, seconds: float) -> Entry:
+    def _with_blobs(self, entry: Entry, files: Iterable[CachedFile]) -> Entry:
+        marks = {file.digest: self._blobs.put(file) for file in files}
+        return replace(entry, marks={digest: mark for digest, mark in marks.items() if mark}) if marks else entry
+
+    def _entry(self, computed: Computed) -> Entry:
+        call, ticket, encoded = computed.call, computed.ticket, computed.encoded
         if ticket.generations is None:
             raise TierUnavailableError("sql", "does not say what has been invalidated")
         payload = codec.compress(encoded.json)
@@ -97,6 +116,9 @@ class Writer:
                 f"the result takes {len(payload)} bytes, more than kind {call.kind.name!r} keeps; raise its "
                 "sql_max_bytes, add 'object_store' to its tiers, or return a file"
             )
+        if limit := plan.limit_nearby(call.kind, len(payload)):
+            why = f"the kind keeps {bytes_in_words(limit)} at most, and has no object store for more"
+            self._record([CacheEvent(NEAR_LIMIT, call.kind.name, call.key, stored_bytes=len(payload), reason=why)])
         now = self._clock()
         lifetime = call.kind.ttl.total_seconds()
         return Entry(
@@ -104,7 +126,7 @@ class Writer:
             namespace=self._namespace,
             created_at=now,
             expires_at=now + min(lifetime, call.expires_in or lifetime),
-            compute_seconds=round(seconds, 6),
+            compute_seconds=round(computed.seconds, 6),
             tags=call.tags,
             generations=tuple(ticket.generations[scope] for scope in call.scopes),
             fence=ticket.fence,
@@ -113,17 +135,28 @@ class Writer:
             payload=payload,
             blobs=_sizes(encoded.files),
             usage=dict(ticket.usage),
-            manifest=call.manifest or {},
+            manifest=_described(call),
         )
 
-    def _write(self, entry: Entry) -> None:
-        written = self._chain.write_through([entry])
+    def _write(self, entries: Sequence[Entry]) -> set[str]:
+        """Write through; return the keys that stand, and were not superseded or invalidated meanwhile."""
+        written = self._chain.write_through(entries)
         self._record(
-            CacheEvent(LOST, entry.kind, entry.key, tier=tier, reason=why) for tier, why in written.lost.items()
+            CacheEvent(LOST, entry.kind, entry.key, tier=tier, reason=why)
+            for entry in entries
+            for tier, why in written.lost.items()
         )
-        if not any(written.stored.values()) and not written.superseded:
+        keys = {entry.key for entry in entries}
+        if not keys <= written.superseded.union(*written.stored.values()):
             tier, why = next(iter(written.lost.items()))
             raise TierUnavailableError(tier, why)
+        return keys - written.superseded
+
+
+def _described(call: Call) -> dict[str, Any]:
+    """Return the manifest, with what people know the work by: later misses of the same are compared with it."""
+    subject = origin_now().subject
+    return {**call.manifest(), **({"subject": subject} if subject else {})}
 
 
 def _sizes(files: Iterable[CachedFile]) -> dict[str, int]:

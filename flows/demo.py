@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ HOME = ROOT / ".demo"
 OUTPUT = Path(".demo/output")
 REPORT = Path(".demo/cache-report.md")
 STAGES = 3
+_LOOKUP = "cache-blocks lookup: "
 console = Console(highlight=False)
 
 
@@ -31,6 +32,7 @@ def run_batch(report: Path) -> None:
     from flows.batch_transcription import batch_transcription
     from tasks.engines.faster_whisper import models_loaded
 
+    TieredCache.from_settings().listen(_say_lookups)
     state = batch_transcription("samples", str(OUTPUT), return_state=True)
     flow_run_id = str(state.state_details.flow_run_id)
     events = TieredCache.from_settings().parts.events.of_run(flow_run_id)
@@ -72,13 +74,19 @@ def show_batch(title: str, environment: dict[str, str]) -> dict[str, Any]:
     return content
 
 
+def _say_lookups(events: Sequence[Any]) -> None:
+    """Say for the process that shows the progress what has been looked up, such as ``hit transcript a.mp3``."""
+    for event in events:
+        if event.action == "lookup":
+            print(f"{_LOOKUP}{event.outcome} {event.kind} {event.origin.subject}", flush=True)  # noqa: T201 - a pipe
+
+
 def _lookups(log: Path, offset: int) -> list[str]:
-    """Return what the batch has said of its lookups so far, such as ``miss transcript austen-870.mp3: never seen``."""
+    """Return what the batch has said of its lookups so far."""
     with log.open("rb") as stream:
         stream.seek(offset)
         lines = stream.read().decode(errors="replace").splitlines()
-    said = [line.rpartition("' - ")[2] for line in lines]
-    return [line for line in said if line.startswith(("hit ", "miss "))]
+    return [line.removeprefix(_LOOKUP) for line in lines if line.startswith(_LOOKUP)]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from cache_blocks import __version__
-from cache_blocks.cli import doctor, inspecting, removing, setting_up
+from cache_blocks.cli import doctor, inspecting, planning, removing, setting_up
 from cache_blocks.cli.output import complain
 from cache_blocks.errors import CacheError
 
@@ -62,6 +62,9 @@ for _command in (
     inspecting.stats,
     inspecting.ls,
     inspecting.show,
+    inspecting.metrics,
+    planning.explain,
+    planning.plan,
     removing.invalidate,
     removing.forget,
     removing.gc,

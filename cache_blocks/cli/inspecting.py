@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from cache_blocks.cli.output import Json, complain, emit, moment, say, seconds, size, table, this_cache
-from cache_blocks.wording import bytes_in_words, counted, seconds_in_words, share_in_words
+from cache_blocks.wording import bytes_in_words, counted, money_in_words, seconds_in_words, share_in_words
 
 if TYPE_CHECKING:
     from cache_blocks.maintenance import EntryDetails, Stats
@@ -15,16 +16,33 @@ if TYPE_CHECKING:
 _EVENTS: Final = 20
 
 
-def stats(*, json: Json = False) -> None:
-    """Tell what is kept, by kind, and the hits and misses of the last 30 days.
+class Grouping(StrEnum):
+    """What trends are by."""
+
+    DAY = "day"
+    KIND = "kind"
+    TASK = "task"
+    FLOW = "flow"
+
+
+def stats(
+    *,
+    by: Annotated[Grouping, typer.Option(help="What the trends are by.")] = Grouping.DAY,
+    since: Annotated[float, typer.Option(parser=seconds, metavar="AGE", help="How far back, such as 7d.")] = "30d",  # pyright: ignore[reportArgumentType] - as typed
+    json: Json = False,
+) -> None:
+    """Tell what is kept, how the cache has done by day, kind, task or flow, why it missed, and what takes room.
 
     JSON: namespace, entries, stored_bytes; kinds (by name: entries, expired, stored_bytes, blob_bytes,
     compute_seconds, oldest, newest, next_expiry); metrics (hits, misses, total, hit_rate, by_tier, seconds_saved,
-    by_kind and counts of what went wrong). Times are seconds since the epoch.
+    money_saved, by_kind and counts of what went wrong); since; currency (empty without prices); by; trends (name,
+    lookups, hits, hit_rate, seconds_saved, money_saved, computed, compute_seconds, money_spent); causes (kind, cause,
+    misses); biggest and never_read (key, task, subject, created_at, bytes), the latter those of the 2,000 biggest that
+    are older than a day and show no hit as long as single events are kept. Times are seconds since the epoch.
     """
     from cache_blocks import maintenance
 
-    found = maintenance.stats(this_cache())
+    found = maintenance.stats(this_cache(), by=by.value, since_seconds=since)
     if json:
         emit(found.as_dict())
         return
@@ -50,28 +68,51 @@ def _print_stats(found: Stats) -> None:
         ]
         columns = ["kind", "entries", "expired", "payload", "files", "oldest", "newest", "next expiry"]
         table(columns, rows, numbers=columns[1:5])
-    _print_metrics(found)
+    _print_trends(found)
+    for title, entries in (("Biggest", found.biggest), ("Biggest that nobody has read", found.never_read)):
+        if entries:
+            say(f"{title}:")
+            rows = [
+                [entry.key, entry.task, entry.subject, moment(entry.created_at), bytes_in_words(entry.bytes)]
+                for entry in entries
+            ]
+            table(["key", "task", "about", "computed", "size"], rows, numbers=["size"])
 
 
-def _print_metrics(found: Stats) -> None:
-    if not found.metrics.by_kind:
-        say("No lookups in the last 30 days.")
+def _print_trends(found: Stats) -> None:
+    if not found.trends:
+        say("No lookups in this time.")
         return
-    say("Lookups of the last 30 days:")
+    whole = found.metrics
+    tiers = ", ".join(f"{tier} {hits:,}" for tier, hits in whole.by_tier.most_common())
+    rate = f"{share_in_words(whole.hits, whole.total)} of {counted(whole.total, 'lookup')} hit"
+    say(f"Since {moment(found.since)}: {rate}{f' ({tiers})' if tiers else ''}")
+
+    def worth(seconds: float, money: float) -> str:
+        priced = found.currency and money
+        return seconds_in_words(seconds) + (f", {money_in_words(money, found.currency)}" if priced else "")
+
     rows = [
         [
-            name or "(no kind)",
-            f"{kind.total:,}",
-            f"{kind.hits:,}",
-            share_in_words(kind.hits, kind.total),
-            ", ".join(f"{tier} {hits:,}" for tier, hits in kind.by_tier.most_common()),
-            f"{kind.bypassed:,}",
-            seconds_in_words(kind.seconds_saved),
+            trend.name or f"(no {found.by})",
+            f"{trend.lookups:,}",
+            f"{trend.hits:,}",
+            share_in_words(trend.hits, trend.lookups),
+            worth(trend.seconds_saved, trend.money_saved),
+            f"{trend.computed:,}",
+            worth(trend.compute_seconds, trend.money_spent),
         ]
-        for name, kind in sorted(found.metrics.by_kind.items())
+        for trend in found.trends
     ]
-    columns = ["kind", "lookups", "hits", "hit rate", "from", "bypassed", "saved"]
-    table(columns, rows, numbers=["lookups", "hits", "hit rate", "bypassed", "saved"])
+    columns = [found.by, "lookups", "hits", "hit rate", "saved", "computed", "spent"]
+    table(columns, rows, numbers=columns[1:])
+    if found.causes:
+        say("Why lookups missed:")
+        table(
+            ["kind", "cause", "misses"],
+            [[each.kind, each.cause, f"{each.misses:,}"] for each in found.causes],
+            numbers=["misses"],
+        )
 
 
 def ls(
@@ -82,6 +123,7 @@ def ls(
     older_than: Annotated[float | None, typer.Option(parser=seconds, metavar="AGE", help="Such as 12h or 7d.")] = None,
     larger_than: Annotated[int | None, typer.Option(parser=size, metavar="SIZE", help="Such as 500kB or 10MB.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    after: Annotated[str | None, typer.Option(metavar="KEY", help="Go on after this one, the last of a page.")] = None,
     json: Json = False,
 ) -> None:
     """List entries, newest first.
@@ -91,7 +133,14 @@ def ls(
     from cache_blocks import maintenance
 
     found = maintenance.ls(
-        this_cache(), kind=kind, tag=tag, task=task, older_than=older_than, larger_than=larger_than, limit=limit
+        this_cache(),
+        kind=kind,
+        tag=tag,
+        task=task,
+        older_than=older_than,
+        larger_than=larger_than,
+        limit=limit,
+        after=after,
     )
     if json:
         emit([entry.as_dict() for entry in found])
@@ -112,7 +161,7 @@ def ls(
     ]
     table(["key", "task", "computed", "expires", "took", "size"], rows, numbers=["took", "size"])
     if len(found) == limit:
-        say(f"These are the newest {limit:,}; there may be more (--limit).")
+        say(f"There may be more: --after {found[-1].key}, or a higher --limit.")
 
 
 def show(key: Annotated[str, typer.Argument(help="kind:digest, as `ls` lists it.")], *, json: Json = False) -> None:
@@ -161,3 +210,19 @@ def _print_details(found: EntryDetails) -> None:
         latest = found.events[-_EVENTS:]
         rows = [[moment(event.at), event.action, event.outcome, event.tier, event.reason] for event in latest]
         table(["when", "event", "outcome", "tier", "reason"], rows)
+
+
+def metrics(
+    *, prometheus: Annotated[bool, typer.Option("--prometheus", help="In Prometheus' text format.")] = False
+) -> None:
+    """Give the sums over all processes for a monitoring system: entries, lookups, savings, what went wrong.
+
+    Without --prometheus they are JSON, as `stats --json` gives them.
+    """
+    if not prometheus:
+        stats(json=True)
+        return
+    from cache_blocks.maintenance.exposition import exposition
+
+    this_cache().parts.events.flush()
+    say(exposition(this_cache()).rstrip())

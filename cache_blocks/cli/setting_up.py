@@ -19,11 +19,18 @@ IMPORTING: Final = "flows.importing:import_archive"
 _FAILED: Final = "failed"
 
 
-def init(*, json: Json = False) -> None:
+def init(
+    *,
+    notify: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE/NAME", help="Saved notification block to tell of tiers that are down."),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Create the home and the database's tables, and save the block through which later runs load results.
 
     The block gets the settings that are set in the environment now; the others stay open. JSON: home, database, block,
-    block_id.
+    block_id, automations.
     """
     from cache_blocks.errors import CacheError
 
@@ -34,11 +41,14 @@ def init(*, json: Json = False) -> None:
         raise CacheError(f"cannot create {cache.settings.home}: {error.strerror}; set CACHE_BLOCKS_HOME") from error
     version = cache.parts.chain.tier("sql").ping()
     block, block_id = _save_block(cache.settings)
+    automations = _save_automations(cache.settings, notify) if notify else []
+    home, database = str(cache.settings.home), cache.parts.database.label
     if json:
-        database = cache.parts.database.label
-        emit({"home": str(cache.settings.home), "database": database, "block": block, "block_id": block_id})
+        done = {"home": home, "database": database, "block": block, "block_id": block_id, "automations": automations}
+        emit(done)
         return
-    say(f"Home {cache.settings.home}", f"Database {cache.parts.database.label} ({version})", f"Saved block {block}")
+    say(f"Home {home}", f"Database {database} ({version})", f"Saved block {block}")
+    say(*(f"Automation {name!r}, which tells {notify}" for name in automations))
 
 
 def _save_block(settings: CacheSettings) -> tuple[str, str]:
@@ -53,6 +63,12 @@ def _save_block(settings: CacheSettings) -> tuple[str, str]:
     block_id: object = TieredCacheBlock(**values).save(settings.block, overwrite=True)
     forget_saved_blocks()
     return f"{BLOCK_TYPE_SLUG}/{settings.block}", str(block_id)
+
+
+def _save_automations(settings: CacheSettings, block: str) -> list[str]:
+    from cache_blocks.prefect.automations import save_automations
+
+    return save_automations(settings.namespace, block)
 
 
 def import_transcripts(

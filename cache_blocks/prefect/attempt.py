@@ -10,16 +10,17 @@ import asyncio
 import copy
 import logging
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from prefect.logging import get_logger, get_run_logger
 
 from cache_blocks import events
 from cache_blocks.cache import TieredCache
 from cache_blocks.calls import Call, Found
-from cache_blocks.entry import Lookup, Outcome
+from cache_blocks.entry import NO_VALUE, Lookup, Outcome
 from cache_blocks.errors import CacheError, UnhashableArgumentError
 from cache_blocks.events import CacheEvent, Origin, originating
 from cache_blocks.flights import Ticket, Turn, computing
@@ -45,7 +46,6 @@ class Attempt:
         cache: The cache.
         call: What is cached; None when the call has no key.
         origin: Whom its events belong to.
-        logger: The task run's logger.
         refresh: Whether Prefect was told to compute again.
         wrapped: Whether the task's function is ours (`cached_task`), so that it stores the result itself.
         error: Why there is no key, if `strict` wants that to fail the task.
@@ -54,7 +54,6 @@ class Attempt:
     cache: TieredCache
     call: Call | None
     origin: Origin
-    logger: LoggerLike
     refresh: bool = False
     wrapped: bool = False
     error: UnhashableArgumentError | None = None
@@ -69,21 +68,44 @@ class Attempt:
         """Key of the call."""
         return self.call.key if self.call else None
 
+    @property
+    def logger(self) -> LoggerLike:
+        """Logger of the task run; made when there is something to say, because every hit would wait for it.
+
+        Outside a flow run, Prefect warns of run loggers: their lines belong to no run that the UI shows.
+        """
+        return get_run_logger() if self.origin.flow_run_id else get_logger("cache_blocks")
+
     def look(self) -> bool:
         """Look the key up, once; log what was found in one line; return whether it is a hit."""
         if self.call is None:
             return False
         if self.found is None:
             self.found = self._find(self.call)
-            self.logger.info(describe(self.call.kind.name, self.origin.subject, self.found.lookup))
+            self._log(self.call, self.found.lookup)
             if not self.found.lookup.is_hit:
                 self.prepare()
         return self.found.lookup.is_hit
 
+    def hand_over(self) -> Found:
+        """Return the hit, whose value is the caller's alone from now on; who asks again gets another one."""
+        assert self.call is not None  # noqa: S101 - Prefect reads only after exists() has said yes
+        assert self.found is not None  # noqa: S101 - likewise
+        if self.found.value is NO_VALUE:
+            self.found = self.cache.reader.decode(self.found.lookup, self.call.annotation)
+        found, self.found = self.found, Found(self.found.lookup)
+        return found
+
+    def _log(self, call: Call, lookup: Lookup) -> None:
+        """Say what was found. Of a hit Prefect says enough, unless somebody wants to know from where it came."""
+        level = logging.DEBUG if lookup.is_hit else logging.INFO
+        if get_logger("task_runs" if self.origin.flow_run_id else "cache_blocks").isEnabledFor(level):
+            self.logger.log(level, describe(call.kind.name, self.origin.subject, lookup))
+
     def _find(self, call: Call) -> Found:
         try:
-            with self.attributed():
-                return self.cache.find([call.request], call.annotation)[call.key]
+            with originating(self.origin):
+                return self.cache.find_call(call)
         except Exception as error:
             self.logger.exception("lookup of %s failed for a reason that was not foreseen", call.key)
             return Found(Lookup(Outcome.MISS, reason=repr(error)))
@@ -95,19 +117,19 @@ class Attempt:
 
     def bypass(self, kind: str, reason: str) -> None:
         """Record that this call, of this kind, looked away."""
-        with self.attributed():
+        with originating(self.origin):
             self.cache.record([CacheEvent(events.LOOKUP, kind, self.key or "", Outcome.BYPASSED, reason=reason)])
 
     def run(self, function: Callable[[], Any]) -> Any:
         """Compute, or take the result of whoever computes it already."""
         call = self._take()
-        with self.attributed():
+        with originating(self.origin):
             return self.cache.compute(call, function, refresh=self.refresh)
 
     async def arun(self, function: Callable[[], Awaitable[Any]]) -> Any:
         """Do as `run` does, and leave the event loop free."""
         call = self._take()
-        with self.attributed():
+        with originating(self.origin):
             flight = self.cache.computations.flight(call, refresh=self.refresh)
             while (turn := await self._step(flight.step)).wait:  # noqa: ASYNC110 - another process has no event for us
                 await asyncio.sleep(turn.wait)
@@ -132,14 +154,8 @@ class Attempt:
         if self.wrapped or self.call is None or self.ticket is None:
             return
         self.ticket.started += time.monotonic() - self.ended  # a transaction's time is not the task's
-        with self.attributed():
-            self.cache.computations.keep(self.call, self.ticket, self.value, only_if_equal=True)
-
-    @contextmanager
-    def attributed(self) -> Generator[None]:
-        """Attribute events to this task run."""
         with originating(self.origin):
-            yield
+            self.cache.computations.keep(self.call, self.ticket, self.value, only_if_equal=True)
 
     def _take(self) -> Call:
         """Mark the attempt as used, so that a plain call of the function inside it is a plain call."""

@@ -43,6 +43,7 @@ def cached_task(
     kind: CacheKind,
     cache_version: str | None = None,
     cache_ignore: tuple[str, ...] = (),
+    cache_private: tuple[str, ...] = (),
     cache_tags: tuple[CacheTag, ...] = (),
     cache_source: Sequence[Source] = (),
     **prefect_task_options: Any,
@@ -55,6 +56,7 @@ def cached_task(
     kind: CacheKind,
     cache_version: str | None = None,
     cache_ignore: tuple[str, ...] = (),
+    cache_private: tuple[str, ...] = (),
     cache_tags: tuple[CacheTag, ...] = (),
     cache_source: Sequence[Source] = (),
     **prefect_task_options: Any,
@@ -69,6 +71,7 @@ def cached_task(
         kind: Kind of its results.
         cache_version: Stands for the function's source in the key.
         cache_ignore: Parameters that do not decide the result, such as one called ``name`` that is for people.
+        cache_private: Parameters whose values are stored and shown as digests only.
         cache_tags: Tags under which results can be invalidated, or functions of the arguments that give them.
         cache_source: Functions, classes and modules that the function uses, so that a change of theirs counts like
             one of its own source. They go into the key beside ``cache_version`` too.
@@ -85,6 +88,7 @@ def cached_task(
             kind=kind,
             cache_version=cache_version,
             cache_ignore=cache_ignore,
+            cache_private=cache_private,
             cache_tags=cache_tags,
             cache_source=cache_source,
             **prefect_task_options,
@@ -97,6 +101,7 @@ def cached_task(
         kind,
         cache_version=cache_version,
         cache_ignore=cache_ignore,
+        cache_private=cache_private,
         cache_tags=cache_tags,
         cache_source=cache_source,
         wrapped=True,

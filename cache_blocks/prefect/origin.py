@@ -9,7 +9,7 @@ from prefect.context import FlowRunContext
 from prefect.runtime import flow_run as runtime_flow_run
 
 from cache_blocks.events import Origin
-from cache_blocks.keys import named_files
+from cache_blocks.manifests import named_files
 
 if TYPE_CHECKING:
     from prefect.context import TaskRunContext
@@ -29,12 +29,15 @@ def origin_of(context: TaskRunContext, arguments: Mapping[str, Any], ignored: Se
     the name of the first file among the arguments, else the task run's name.
     """
     run = context.task_run
+    flow = FlowRunContext.get()
+    flow_run_id = run.flow_run_id or (flow.flow_run.id if flow is not None and flow.flow_run is not None else "")
     return Origin(
         subject=_subject(arguments, ignored) or run.name or context.task.name,
         task=context.task.name,
-        flow_run_id=str(run.flow_run_id or runtime_flow_run.id or ""),
+        flow_run_id=str(flow_run_id),
         task_run_id=str(run.id),
-        deferred=FlowRunContext.get() is None or owns_flow_run(),
+        flow=flow.flow.name if flow is not None and flow.flow is not None else "",
+        deferred=flow is None or not flow.detached,
     )
 
 
@@ -44,8 +47,15 @@ def origin_of_item(task: Task[..., Any], arguments: Mapping[str, Any], ignored: 
         subject=_subject(arguments, ignored) or task.name,
         task=task.name,
         flow_run_id=str(runtime_flow_run.id or ""),
+        flow=_flow_name(),
         deferred=FlowRunContext.get() is None or owns_flow_run(),
     )
+
+
+def _flow_name() -> str:
+    """Return the name of the flow as far as this process knows it; asking the API would cost a round trip."""
+    context = FlowRunContext.get()
+    return context.flow.name if context is not None and context.flow is not None else ""
 
 
 def _subject(arguments: Mapping[str, Any], ignored: Sequence[str]) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from prefect.cache_policies import CachePolicy, CompoundCachePolicy
-from prefect.context import TaskRunContext
-from prefect.logging import get_logger, get_run_logger
+from prefect.context import SettingsContext, TaskRunContext
 from prefect.settings import get_current_settings
 from prefect.tasks import Task
 
@@ -19,6 +21,7 @@ from cache_blocks.errors import CacheError, ConfigurationError, UnhashableArgume
 from cache_blocks.keys import CacheTag, TaskIdentity, build_key
 from cache_blocks.kinds import CacheKind
 from cache_blocks.prefect.attempt import Attempt
+from cache_blocks.prefect.emitting import emit_events_of
 from cache_blocks.prefect.origin import origin_of
 from cache_blocks.prefect.report import report_when_run_ends
 from cache_blocks.prefect.result_store import TieredResultStore
@@ -38,6 +41,7 @@ class TieredCachePolicy(CachePolicy):
         cache_version: Stands for the task's source in the key; raise it when the result changes for a reason that
             the source does not show.
         cache_ignore: Parameters that do not decide the result.
+        cache_private: Parameters whose values are stored and shown as digests only.
         cache_tags: Tags, or functions of the arguments that give tags.
         cache_source: Functions, classes and modules that the task uses and whose source goes into the key as well.
         cache: The cache; this process's own by default.
@@ -50,6 +54,7 @@ class TieredCachePolicy(CachePolicy):
     kind: CacheKind
     cache_version: str | None
     cache_ignore: tuple[str, ...]
+    cache_private: tuple[str, ...]
     cache_tags: tuple[CacheTag, ...]
     cache_source: Sources
     cache: TieredCache | None
@@ -62,6 +67,7 @@ class TieredCachePolicy(CachePolicy):
         *,
         cache_version: str | None = None,
         cache_ignore: Sequence[str] = (),
+        cache_private: Sequence[str] = (),
         cache_tags: Sequence[CacheTag] = (),
         cache_source: Sequence[Source] = (),
         cache: TieredCache | None = None,
@@ -74,6 +80,7 @@ class TieredCachePolicy(CachePolicy):
         self.kind = kind
         self.cache_version = cache_version
         self.cache_ignore = tuple(cache_ignore)
+        self.cache_private = tuple(cache_private)
         self.cache_tags = tuple(cache_tags)
         self.cache_source = Sources(cache_source)
         self.cache = cache
@@ -99,6 +106,7 @@ class TieredCachePolicy(CachePolicy):
         if cache.settings.mode == "off":
             return None
         report_when_run_ends(cache)
+        emit_events_of(cache)
         attempt = self._attempt(cache, task_ctx, inputs, flow_parameters)
         task_ctx.result_store = TieredResultStore.over(task_ctx.result_store, attempt)
         return attempt.key
@@ -120,9 +128,7 @@ class TieredCachePolicy(CachePolicy):
         self, cache: TieredCache, task_ctx: TaskRunContext, inputs: Mapping[str, Any], parameters: Mapping[str, Any]
     ) -> Attempt:
         origin = origin_of(task_ctx, inputs, self.cache_ignore)
-        # Outside a flow run, Prefect warns of run loggers: their lines belong to no run that the UI shows.
-        logger = get_run_logger() if origin.flow_run_id else get_logger("cache_blocks")
-        attempt = Attempt(cache, None, origin, logger, wrapped=self.wrapped)
+        attempt = Attempt(cache, None, origin, wrapped=self.wrapped)
         try:
             _ = cache.parts  # settings that cannot work are told here, and the event below needs the log
             attempt.call = self._call(task_ctx, inputs, parameters)
@@ -154,7 +160,14 @@ class TieredCachePolicy(CachePolicy):
             ConfigurationError: A source of ``cache_source`` cannot be read.
         """
         identity = identity_of(task, self.cache_version, self.cache_source.digests())
-        built = build_key(self.kind, identity, arguments, ignore=self.cache_ignore, tags=self.cache_tags)
+        built = build_key(
+            self.kind,
+            identity,
+            arguments,
+            ignore=self.cache_ignore,
+            private=self.cache_private,
+            tags=self.cache_tags,
+        )
         annotation = return_annotation(task.fn)
         codec_of(annotation)
         shorter = task.cache_expiration.total_seconds() if task.cache_expiration else None
@@ -165,7 +178,9 @@ class TieredCachePolicy(CachePolicy):
         """Whether Prefect is told to compute again, by the task or by its settings."""
         if task.refresh_cache is not None:
             return task.refresh_cache
-        return get_current_settings().tasks.refresh_cache
+        context = SettingsContext.get()
+        settings = context.settings if context is not None else get_current_settings()
+        return settings.tasks.refresh_cache
 
 
 def tiered_cache_key_fn(
@@ -173,6 +188,7 @@ def tiered_cache_key_fn(
     *,
     cache_version: str | None = None,
     cache_ignore: tuple[str, ...] = (),
+    cache_private: tuple[str, ...] = (),
     cache_tags: tuple[CacheTag, ...] = (),
     cache_source: Sequence[Source] = (),
     cache: TieredCache | None = None,
@@ -185,6 +201,7 @@ def tiered_cache_key_fn(
         kind,
         cache_version=cache_version,
         cache_ignore=cache_ignore,
+        cache_private=cache_private,
         cache_tags=cache_tags,
         cache_source=cache_source,
         cache=cache,
@@ -202,4 +219,15 @@ def identity_of(
     """Return what makes a task this task; where it was loaded from is no part of it."""
     qualified_name = getattr(task.fn, "__qualname__", task.name)
     name = qualified_name.rpartition("<locals>.")[2]
-    return TaskIdentity(task.name, name, cache_version, task.source_code, helpers or {})
+    return TaskIdentity(task.name, name, cache_version, task.source_code, helpers or {}, _file_of(task.fn))
+
+
+def _file_of(function: Callable[..., Any]) -> str:
+    """Return where a function is written, for people: the file and its folder."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return _shortened(code.co_filename) if code else ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _shortened(path: str) -> str:
+    return "/".join(PurePath(path).parts[-2:])

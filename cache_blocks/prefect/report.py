@@ -1,4 +1,8 @@
-"""The report of a flow run: its lookups as artifacts, published when the run ends, also when it fails."""
+"""The report of a flow run: its lookups as artifacts, published when the run ends, also when it fails.
+
+A hook of the flow publishes it, in the process that runs the flow. Where that process dies, or a worker ends it, there
+is no hook: the worker loads the flow anew, without what was added while it ran. `dead_runs` reports for those.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,21 @@ from uuid import UUID
 import orjson
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
+from prefect.settings import get_current_settings
 
 from cache_blocks.metrics import CacheMetrics
+from cache_blocks.prefect.emitting import emit_if_low, flush_emitters
 from cache_blocks.prefect.origin import owns_flow_run
+from cache_blocks.prefect.progress import end_progress
 from cache_blocks.report import hits_table, render_report
+from cache_blocks.runs import Run, Runs
+from cache_blocks.wording import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Iterator
+
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.flows import Flow
 
@@ -26,6 +38,14 @@ logger = logging.getLogger("cache_blocks")
 
 TABLE_KEY: Final = "cache-hits"
 REPORT_KEY: Final = "cache-report"
+
+_ENDINGS: Final = {
+    StateType.COMPLETED: "completed",
+    StateType.FAILED: "failed",
+    StateType.CRASHED: "crashed",
+    StateType.CANCELLING: "was cancelled",  # what hooks are told, right before it is
+    StateType.CANCELLED: "was cancelled",
+}
 
 _lock = threading.Lock()
 _reported: dict[str, TieredCache] = {}
@@ -51,39 +71,87 @@ def report_when_run_ends(cache: TieredCache) -> None:
 
 def publish_cache_report(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Publish the artifacts of a flow run; a hook that `report_when_run_ends` adds."""
-    del flow, state
+    del flow
     with _lock:
         cache = _reported.pop(str(flow_run.id), None)
+    end_progress(flow_run.id)
     if cache is not None:
-        publish(cache, flow_run.id, flow_run.name)
+        ending = "" if state.is_completed() else ending_of(state)
+        metrics = publish(cache, flow_run.id, flow_run.name, note=f"The flow run {ending}." if ending else "")
+        if cache.settings.prefect_events:
+            emit_if_low(cache, metrics, str(flow_run.id))
+    flush_emitters()  # while Prefect can still send: at the end of the process its worker is gone
 
 
-def publish(cache: TieredCache, flow_run_id: UUID, flow_run_name: str) -> CacheMetrics:
-    """Make the artifacts ``cache-hits`` (table) and ``cache-report`` (markdown) of a flow run.
+def ending_of(state: State[Any]) -> str:
+    """Return what became of a flow run in this state, such as ``was cancelled``; nothing if it has not ended."""
+    return _ENDINGS.get(state.type, "")
+
+
+def publish(
+    cache: TieredCache, flow_run_id: UUID, flow_run_name: str, *, note: str = "", omit: Container[str | None] = ()
+) -> CacheMetrics:
+    """Make the artifacts ``cache-report`` (markdown) and then ``cache-hits`` (table) of a flow run.
+
+    Args:
+        cache: Where its events are.
+        flow_run_id: The run.
+        flow_run_name: What people call it.
+        note: What became of the run, as a sentence.
+        omit: Keys of artifacts that the run has already.
 
     Returns:
         What the run's events add up to.
     """
     events = cache.parts.events.of_run(str(flow_run_id))
+    run, runs = Run.from_events(str(flow_run_id), events), Runs(cache.parts.database, cache.settings.namespace)
     metrics = CacheMetrics.from_events(events)
+    currency = cache.settings.currency if cache.settings.costs else ""
+    report = render_report(
+        events,
+        title=flow_run_name,
+        note=note,
+        before=runs.before(run) if run.flow else (),
+        warnings=list(_warnings(cache)),
+        currency=currency,
+        ui_url=_ui_url(),
+    )
     artifacts = (
-        ArtifactCreate(
-            key=TABLE_KEY,
-            type="table",
-            data=orjson.dumps(hits_table(metrics)).decode(),
-            description=f"Cache lookups of {flow_run_name}, by kind.",
-            flow_run_id=flow_run_id,
-        ),
         ArtifactCreate(
             key=REPORT_KEY,
             type="markdown",
-            data=render_report(events, title=flow_run_name),
+            data=report,
             description=f"What the cache did for {flow_run_name}.",
+            flow_run_id=flow_run_id,
+        ),
+        ArtifactCreate(
+            key=TABLE_KEY,
+            type="table",
+            data=orjson.dumps(hits_table(metrics, currency)).decode(),
+            description=f"Cache lookups of {flow_run_name}, by kind.",
             flow_run_id=flow_run_id,
         ),
     )
     with get_client(sync_client=True) as client:
         for artifact in artifacts:
-            client.create_artifact(artifact)
+            if artifact.key not in omit:
+                client.create_artifact(artifact)
+    runs.remember(run)
     logger.info("cache: %d of %d lookups hit, %.1f s saved", metrics.hits, metrics.total, metrics.seconds_saved)
     return metrics
+
+
+def _warnings(cache: TieredCache) -> Iterator[str]:
+    if dropped := cache.parts.events.dropped:
+        yield f"{counted(dropped, 'event')} could not be kept while SQL was down, and the figures are too low"
+
+
+def _ui_url() -> str:
+    """Return the address of Prefect's UI where somebody has said it, or it is Prefect Cloud's.
+
+    Otherwise links lead to the UI that shows the report: people may reach it by another name than workers do.
+    """
+    settings = get_current_settings()
+    in_cloud = (settings.api.url or "").startswith(settings.cloud.api_url)
+    known = settings.ui_url if in_cloud or "ui_url" in settings.model_fields_set else None
+    return (known or "").rstrip("/")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from prefect._internal.result_records import ResultRecord, ResultRecordMetadata  # where Prefect defines them
 from prefect.results import ResultStore
 from prefect.transactions import get_transaction
-from pydantic import PrivateAttr
+from pydantic import Field
 
 from cache_blocks.prefect.attempt import Attempt
 from cache_blocks.prefect.saved_block import saved_block_id
@@ -23,23 +23,21 @@ if TYPE_CHECKING:
     from prefect.types import DateTime
 
 
+_METADATA: Final = ResultRecordMetadata(serializer=TieredCacheSerializer())
+_RECORD: Final[ResultRecord[Any]] = ResultRecord(result=None, metadata=_METADATA)
+_RECORD.mark_persisted()
+
+
 class TieredResultStore(ResultStore):
     """Prefect's result store, with one key that the tiered cache answers for."""
 
-    _attempt: Attempt | None = PrivateAttr(default=None)
+    attempt: Attempt | None = Field(default=None, exclude=True, description="What this store answers for.")
 
     @classmethod
     def over(cls, store: ResultStore, attempt: Attempt) -> TieredResultStore:
         """Return a store that does as ``store`` does for every key but the attempt's."""
-        fields = {name: getattr(store, name) for name in ResultStore.model_fields}
-        new = cls.model_construct(**fields)
-        new._attempt = attempt  # noqa: SLF001 - the same class
-        return new
-
-    @property
-    def attempt(self) -> Attempt | None:
-        """The attempt that this store answers for."""
-        return self._attempt
+        # Copied rather than made, as the records below are: there is nothing to validate.
+        return _STORE.model_copy(update={**store.__dict__, "attempt": attempt})
 
     def exists(self, key: str) -> bool:
         """Look up; see `ResultStore.exists`."""
@@ -89,26 +87,26 @@ class TieredResultStore(ResultStore):
         return result_record.mark_persisted()
 
     def _own(self, key: str | None) -> Attempt | None:
-        attempt = self._attempt
+        attempt = self.attempt
         return attempt if attempt is not None and key is not None and attempt.key == key_of(key) else None
 
     def _record_of(self, attempt: Attempt) -> ResultRecord[Any]:
-        assert attempt.found is not None  # noqa: S101 - Prefect reads only after exists() has said yes
-        entry = attempt.found.lookup.entry
-        assert entry is not None  # noqa: S101 - likewise
-        expiration = dt.datetime.fromtimestamp(entry.expires_at, dt.UTC)
-        record: ResultRecord[Any] = ResultRecord(
-            result=attempt.found.value, metadata=self._metadata(attempt, expiration)
-        )
-        record.mark_persisted()
-        return record
+        found = attempt.hand_over()
+        assert found.lookup.entry is not None  # noqa: S101 - Prefect reads only after exists() has said yes
+        expiration = dt.datetime.fromtimestamp(found.lookup.entry.expires_at, dt.UTC)
+        return _RECORD.model_copy(update={"result": found.value, "metadata": self._metadata(attempt, expiration)})
 
     @staticmethod
     def _metadata(attempt: Attempt, expiration: Any) -> ResultRecordMetadata:
         assert attempt.call is not None  # noqa: S101 - an attempt with a key has a call
-        return ResultRecordMetadata(
-            storage_key=path_of(attempt.call.key, attempt.call.annotation),
-            expiration=expiration,
-            serializer=TieredCacheSerializer(),
-            storage_block_id=saved_block_id(attempt.cache.settings),
+        # Copied rather than made: nothing here needs the validation, which takes longer than unpacking an entry.
+        return _METADATA.model_copy(
+            update={
+                "storage_key": path_of(attempt.call.key, attempt.call.annotation),
+                "expiration": expiration,
+                "storage_block_id": saved_block_id(attempt.cache.settings),
+            }
         )
+
+
+_STORE: Final = TieredResultStore.model_construct()

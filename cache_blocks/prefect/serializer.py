@@ -15,7 +15,7 @@ _declared: dict[str, Any] = {}
 
 def declare(annotation: Any) -> str:
     """Make results of this type readable from a state in this process, and return its name."""
-    name = repr(annotation)
+    name = codec_of(annotation).name
     _declared[name] = annotation
     return name
 

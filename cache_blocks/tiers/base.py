@@ -6,15 +6,17 @@ tier keeps bytes and knows nothing of lifetimes or generations beyond what it is
 
 from __future__ import annotations
 
+import errno
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, Final
 
 from cache_blocks import codec
 from cache_blocks.entry import Entry, check_key, check_namespace
-from cache_blocks.errors import CorruptEntryError, TierError, TierUnavailableError
+from cache_blocks.errors import CorruptEntryError, TierError, TierFullError, TierUnavailableError
 from cache_blocks.plan import TierAnswer
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Tier(ABC):
@@ -127,14 +129,8 @@ class BackendTier(Tier):
         with self._outage():
             return self._describe()
 
-    @contextmanager
-    def _outage(self) -> Generator[None]:
-        try:
-            yield
-        except TierError:
-            raise
-        except self.outages as error:
-            raise TierUnavailableError(self.name, describe(error)) from error
+    def _outage(self) -> _Outage:
+        return _Outage(self.name, self.outages)
 
     @abstractmethod
     def _fetch(
@@ -157,6 +153,35 @@ class BackendTier(Tier):
     @abstractmethod
     def _describe(self) -> str:
         """Return a line on what answers, at the cost of one round trip."""
+
+
+class _Outage:
+    """Translates what a backend raises when it is down, slow or full; a class, because a generator costs thrice."""
+
+    __slots__ = ("_outages", "_tier")
+
+    def __init__(self, tier: str, outages: tuple[type[BaseException], ...]) -> None:
+        self._tier = tier
+        self._outages = outages
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, self._outages) and not isinstance(error, TierError):
+            raise unavailable(self._tier, error) from error
+
+
+def unavailable(tier: str, error: BaseException) -> TierUnavailableError:
+    """Return what a backend's error means: a tier that is full still answers, any other is down or slow."""
+    original = getattr(error, "orig", None) or error
+    full = (
+        getattr(original, "errno", None) in _NO_ROOM
+        or getattr(original, "sqlite_errorname", "") == "SQLITE_FULL"
+        or getattr(original, "sqlstate", "") == "53100"  # PostgreSQL's disk_full
+        or type(original).__name__ == "OutOfMemoryError"  # Redis's; by name, for tiers whose library is not redis
+    )
+    return (TierFullError if full else TierUnavailableError)(tier, describe(error))
 
 
 def describe(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from typing import ClassVar, Final, TypeVar
 
 from cache_blocks.entry import Entry, Lookup
 from cache_blocks.errors import TierError, TierUnavailableError
-from cache_blocks.plan import Question, Request, TierAnswer, Walk, promotions
+from cache_blocks.plan import Request, TierAnswer, Walk, promotions, stands
 from cache_blocks.tiers.base import Tier
 from cache_blocks.tiers.breaker import Breaker
 
@@ -32,7 +32,7 @@ class Written:
     Attributes:
         stored: Keys by tier.
         lost: Reasons by tier that should have stored something and did not.
-        superseded: Keys of which a later computation has already won.
+        superseded: Keys of which a later computation has won, or which have been invalidated meanwhile.
     """
 
     stored: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
@@ -63,6 +63,8 @@ class Chain(Tier):
     def __init__(self, tiers: Sequence[Tier], breakers: Mapping[str, Breaker] | None = None) -> None:
         super().__init__(tiers[0].namespace)
         self.tiers = tuple(tiers)
+        self._names = [tier.name for tier in tiers]
+        self._order = (*tiers, *(tier for tier in tiers if tier.knows_generations))
         self.breakers = dict(breakers or {tier.name: Breaker(tier.name) for tier in tiers})
 
     def lookup(self, requests: Sequence[Request], now: float, *, promote: bool = True) -> dict[str, Lookup]:
@@ -75,7 +77,9 @@ class Chain(Tier):
         """
         walk = Walk(requests, now)
         reserved: list[_Reservation] = []
-        for tier in (*self.tiers, *(tier for tier in self.tiers if tier.knows_generations)):
+        for tier in self._order:
+            if walk.is_over:
+                break
             self._ask(walk, tier, reserved)
         found = walk.finish()
         self._seed(reserved, walk.generations)
@@ -121,7 +125,7 @@ class Chain(Tier):
             if not items:
                 continue
             try:
-                stored = self.guarded(tier, tier.write, items)
+                stored = self.breakers[tier.name].write(tier.write, items)
             except TierError as error:
                 written.lost[tier.name] = error.why
                 continue
@@ -130,6 +134,7 @@ class Chain(Tier):
                 written.superseded = {entry.key for entry in items} - stored
                 standing = [entry for entry in standing if entry.key in stored]
         self._drop_dangling(standing, written)
+        self._take_back(standing, written)
         return written
 
     def delete(self, keys: Sequence[str]) -> int:
@@ -172,16 +177,17 @@ class Chain(Tier):
         while question := walk.question(tier.name, knows_generations=tier.knows_generations):
             try:
                 answer = self.guarded(tier, tier.read, question.keys, question.scopes)
-                self._reserve(tier, question, answer, reserved)
             except TierUnavailableError as error:
                 walk.fail(tier.name, question, error.why)
                 return
+            if missing := tuple([scope for scope in question.scopes if scope not in answer.generations]):
+                self._quietly("reservation", tier, self._reserve, tier, missing, reserved)
             walk.take(tier.name, answer)
 
-    def _reserve(self, tier: Tier, question: Question, answer: TierAnswer, reserved: list[_Reservation]) -> None:
-        missing = tuple(scope for scope in question.scopes if scope not in answer.generations)
-        if missing and (token := self.guarded(tier, tier.reserve, missing)):
-            reserved.append(_Reservation(tier, token, missing))
+    @staticmethod
+    def _reserve(tier: Tier, scopes: tuple[str, ...], reserved: list[_Reservation]) -> None:
+        if token := tier.reserve(scopes):
+            reserved.append(_Reservation(tier, token, scopes))
 
     def _seed(self, reserved: Sequence[_Reservation], generations: Mapping[str, int]) -> None:
         for one in reserved:
@@ -190,15 +196,14 @@ class Chain(Tier):
                 self._quietly("seed", one.tier, one.tier.seed, numbers, one.token)
 
     def _promote(self, found: Mapping[str, Lookup]) -> None:
-        names = [tier.name for tier in self.tiers]
         wanted: dict[str, list[Entry]] = {}
         for hit in found.values():
-            for name in promotions(hit, names) if hit.entry else ():
+            for name in promotions(hit, self._names) if hit.entry else ():
                 assert hit.entry is not None  # noqa: S101 - narrowed above
                 wanted.setdefault(name, []).append(hit.entry)
         for name, entries in wanted.items():
             tier = self.tier(name)
-            self._quietly("promotion", tier, tier.write, entries)
+            self._quietly("promotion", tier, self.breakers[name].write, tier.write, entries)
 
     def _quietly(self, what: str, tier: Tier, function: Callable[..., object], *args: object) -> None:
         """Do what only makes later lookups faster; the breaker has logged an outage already."""
@@ -206,6 +211,25 @@ class Chain(Tier):
             self.guarded(tier, function, *args)
         except TierError as error:
             logger.debug("%s skipped: %s", what, error)
+
+    def _take_back(self, entries: Sequence[Entry], written: Written) -> None:
+        """Remove copies of what was invalidated while they were written from tiers that know no generations.
+
+        Who invalidates and then erases has erased what was written before; this is for what was written after.
+        """
+        blind = [tier for tier in self.tiers if not tier.knows_generations and written.stored.get(tier.name)]
+        if not blind or "sql" not in written.stored:
+            return
+        sql = self.tier("sql")
+        scopes = sorted({scope for entry in entries for scope in entry.scopes})
+        try:
+            numbers = self.guarded(sql, sql.read, (), scopes).generations
+        except TierUnavailableError:
+            return  # nobody is served it, and the next collection removes it
+        fences = {entry.key: entry.fence for entry in entries if not stands(entry, numbers)}
+        for tier in blind if fences else ():
+            self._quietly("clean-up", tier, _delete_up_to, tier, fences)
+        written.superseded.update(fences)
 
     def _drop_dangling(self, entries: Sequence[Entry], written: Written) -> None:
         """Remove rows that point to an object which could not be written."""
@@ -216,6 +240,12 @@ class Chain(Tier):
             sql = self.tier("sql")
             self._quietly("clean-up", sql, sql.delete, dangling)
             written.stored["sql"] -= set(dangling)
+
+
+def _delete_up_to(tier: Tier, fences: Mapping[str, int]) -> None:
+    """Delete copies, but none of a later computation, which has a higher fence."""
+    found = tier.read(list(fences)).entries
+    tier.delete([key for key, entry in found.items() if entry.fence <= fences[key]])
 
 
 def _belongs(entry: Entry, tier: str) -> bool:

@@ -96,7 +96,10 @@ class ObjectStore:
     def write(self, path: str, data: bytes) -> None:
         """Publish an object."""
         with self._publishing(path) as target:
-            self.fs.pipe_file(target.name, data)
+            if self.local_root is not None:
+                Path(target.name).write_bytes(data)
+            else:
+                self.fs.pipe_file(target.name, data)
 
     def write_file(self, path: str, source: Path) -> None:
         """Publish a local file's bytes, in constant memory."""

@@ -117,7 +117,11 @@ if __name__ == "__main__":
 def test_a_flow_without_a_server_is_cached_and_reported(tmp_path: Path, child_environment: dict[str, str]) -> None:
     script = tmp_path / "without_a_server.py"
     script.write_text(WITHOUT_A_SERVER)
-    ephemeral = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true"}
+    ephemeral = {
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a new database, on a machine that may be busy
+    }
     environment = {name: value for name, value in child_environment.items() if name != "PREFECT_API_URL"}
 
     output = run_python(script, environment=environment | ephemeral)

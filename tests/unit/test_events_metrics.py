@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
@@ -123,6 +124,33 @@ def test_events_wait_for_a_database_that_is_down(tmp_path: Path) -> None:
     log.flush()
     folder.unlink()
     assert len(log.since(0)) == 1
+    log._database.close()
+
+
+def test_listeners_get_each_event_once_also_when_it_takes_several_turns_to_write_it(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.write_text("in the way")
+    log = EventLog(Database(f"sqlite:///{folder / 'cache.db'}"), "n")
+    log.record([lookup(Outcome.MISS)])
+    told: list[CacheEvent] = []
+    log.listen(told.extend)
+    log.record([lookup(Outcome.HIT, "sql"), lookup(Outcome.HIT, "redis")])
+    log.flush()
+    log.deliver()
+    folder.unlink()
+    log.record([lookup(Outcome.HIT, "memory")])
+    assert [event.tier for event in log.since(0)] == ["", "sql", "redis", "memory"]
+    assert [event.tier for event in told] == ["sql", "redis", "memory"]
+    log._database.close()
+
+
+def test_listeners_are_told_within_a_moment_without_anybody_asking(tmp_path: Path) -> None:
+    log = EventLog(Database(f"sqlite:///{tmp_path / 'cache.db'}"), "n")
+    told = threading.Event()
+    log.listen(lambda _: told.set())
+    log.record([lookup(Outcome.MISS)])
+    assert told.wait(60)
+    log.flush()
     log._database.close()
 
 
