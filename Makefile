@@ -16,7 +16,7 @@ PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
 unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo ui test test-long reliability fuzz lint format lock clean
+.PHONY: help setup demo ui test test-long reliability bench docs fuzz screenshots lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,8 +39,17 @@ test-long: $(VENV)/test.stamp ## run the tests that take minutes each
 reliability: $(VENV)/test.stamp ## try to break every promise, long tests too, and write docs/reliability.md
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m promise --reliability=docs/reliability.md tests $(ARGS)
 
+bench: $(VENV)/bench.stamp ## measure ours against the peers and write docs/performance.md; ARGS="hit --json" selects
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(VENV)/docs.stamp ## build the documentation into build/site; a broken link is an error
+	$(BIN)/zensical build --clean --strict $(ARGS)
+
 fuzz: $(VENV)/test.stamp ## feed random and damaged bytes to the decoders, FUZZ_SECONDS (60) for each
 	$(BIN)/python -m pytest -n 2 -m long tests/fuzz $(ARGS)
+
+screenshots: $(VENV)/test.stamp ## take the pictures of the report in Prefect's UI anew; needs Chromium
+	$(BIN)/python -m tests.ui.screenshots $(ARGS)
 
 lint: $(VENV)/test.stamp ## check style and types
 	$(BIN)/ruff check .
@@ -54,9 +63,11 @@ format: $(VENV)/test.stamp ## format the code and mend what ruff can mend
 lock: $(VENV)/test.stamp ## pin all packages anew, with their hashes and for every Python, without an index address
 	$(COMPILE) requirements/build.in --output-file requirements/demo.txt
 	$(COMPILE) requirements/build.in requirements/test.in --output-file requirements/test.txt
+	$(COMPILE) requirements/build.in requirements/test.in requirements/bench.in --output-file requirements/bench.txt
+	$(COMPILE) requirements/build.in requirements/docs.in --output-file requirements/docs.txt
 
 clean: ## remove the environment and all that was made here
-	rm -rf $(VENV) .demo build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .demo .cache build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
@@ -83,5 +94,14 @@ $(VENV)/demo.stamp: requirements/demo.txt pyproject.toml | $(BIN)/python
 
 # What the tests need includes what the demo needs.
 $(VENV)/test.stamp: requirements/test.txt pyproject.toml | $(BIN)/python
+	$(install)
+	@touch $(VENV)/demo.stamp $@
+
+# The benchmarks start the tests' servers, so they need all that and the peers.
+$(VENV)/bench.stamp: requirements/bench.txt pyproject.toml | $(BIN)/python
+	$(install)
+	@touch $(VENV)/demo.stamp $(VENV)/test.stamp $@
+
+$(VENV)/docs.stamp: requirements/docs.txt pyproject.toml | $(BIN)/python
 	$(install)
 	@touch $(VENV)/demo.stamp $@

@@ -47,6 +47,8 @@ _RATES: Final = range(1_000, 768_001)
 _MOST_CHANNELS: Final = 64
 _MOST_STREAMS: Final = 64
 _READ_BYTES: Final = 256 * 1024
+_PIECE_SAMPLES: Final = SAMPLE_RATE
+"""Some decoders give 26 ms at a time; turning each into an array of its own would cost as much as the decoding."""
 _DAMAGE_ALLOWED: Final = 0.05
 """Share of packets that may fail to decode. Scratched recordings are common."""
 _SHORTFALL_ALLOWED: Final = 0.02
@@ -55,7 +57,7 @@ _SHORTFALL_SECONDS: Final = 0.25
 
 
 def decode(reader: BoundedReader, *, max_seconds: float, max_bytes: int) -> Iterator[Samples]:
-    """Yield the first audio stream as mono at `SAMPLE_RATE`, in pieces of the decoder's own size.
+    """Yield the first audio stream as mono at `SAMPLE_RATE`, in pieces of up to a second.
 
     Channels are mixed down and resampled by libswresample, band-limited.
 
@@ -176,7 +178,7 @@ def _frames(
                 continue
             for frame in frames:
                 _check_frame(frame, reader.file_name)
-                decoded_bytes += frame.samples * len(frame.layout.channels) * frame.format.bytes
+                decoded_bytes += frame.samples * frame.layout.nb_channels * frame.format.bytes
                 if decoded_bytes > max_bytes:
                     raise MediaTooLongError(reader.file_name, f"it decodes to more than {max_bytes:,} bytes, the limit")
                 yield frame
@@ -189,8 +191,8 @@ def _frames(
 def _check_frame(frame: AudioFrame, name: str) -> None:
     if frame.sample_rate not in _RATES:
         raise DamagedMediaError(name, f"a sample rate of {frame.sample_rate} Hz makes no sense")
-    if not 1 <= len(frame.layout.channels) <= _MOST_CHANNELS:
-        raise DamagedMediaError(name, f"{len(frame.layout.channels)} channels make no sense")
+    if not 1 <= frame.layout.nb_channels <= _MOST_CHANNELS:
+        raise DamagedMediaError(name, f"{frame.layout.nb_channels} channels make no sense")
 
 
 def _resampled(frames: Iterator[AudioFrame], name: str) -> Iterator[Samples]:
@@ -203,7 +205,7 @@ def _resampled(frames: Iterator[AudioFrame], name: str) -> Iterator[Samples]:
             if resampler is None or now != before:
                 if resampler is not None:
                     yield from map(_samples, resampler.resample(None))
-                resampler, before = av.AudioResampler("flt", "mono", SAMPLE_RATE), now
+                resampler, before = av.AudioResampler("flt", "mono", SAMPLE_RATE, _PIECE_SAMPLES), now
             frame.pts = None  # gaps in time stamps are not silence that was recorded
             yield from map(_samples, resampler.resample(frame))
         if resampler is not None:

@@ -1,0 +1,1 @@
+"""The same work as ours, done with other packages as their documentation says."""
