@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: its language and text."""
+    """One fenced block: its language, text, and the name of the file that it shows, if it is one."""
 
     language: str
     text: str
+    title: str = ""
 
     @property
     def commands(self) -> list[str]:
@@ -24,7 +25,7 @@ class Block:
 def blocks_of(document: str) -> list[Block]:
     """Return the fenced blocks of a document in the repository."""
     text = (ROOT / document).read_text(encoding="utf-8")
-    return [Block(language, body) for language, body in _FENCE.findall(text)]
+    return [Block(language, body, title) for language, title, body in _FENCE.findall(text)]
 
 
 def shell_block(document: str, first_command: str) -> Block:
