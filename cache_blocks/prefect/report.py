@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -18,7 +19,9 @@ from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
 from prefect.settings import get_current_settings
 
+from cache_blocks.errors import TierUnavailableError
 from cache_blocks.metrics import CacheMetrics
+from cache_blocks.plans import SavedPlan, score_section
 from cache_blocks.prefect.emitting import emit_if_low, flush_emitters
 from cache_blocks.prefect.origin import owns_flow_run
 from cache_blocks.prefect.progress import end_progress
@@ -71,16 +74,27 @@ def report_when_run_ends(cache: TieredCache) -> None:
 
 def publish_cache_report(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Publish the artifacts of a flow run; a hook that `report_when_run_ends` adds."""
-    del flow
     with _lock:
         cache = _reported.pop(str(flow_run.id), None)
     end_progress(flow_run.id)
     if cache is not None:
         ending = "" if state.is_completed() else ending_of(state)
-        metrics = publish(cache, flow_run.id, flow_run.name, note=f"The flow run {ending}." if ending else "")
+        note = f"The flow run {ending}." if ending else ""
+        plan = _plan_of(cache, flow.name, flow_run)
+        metrics = publish(cache, flow_run.id, flow_run.name, note=note, plan=plan)
         if cache.settings.prefect_events:
             emit_if_low(cache, metrics, str(flow_run.id))
     flush_emitters()  # while Prefect can still send: at the end of the process its worker is gone
+
+
+def _plan_of(cache: TieredCache, flow: str, flow_run: FlowRun) -> SavedPlan | None:
+    """Return the plan that was made for a run, if SQL has one."""
+    started = flow_run.start_time.timestamp() if flow_run.start_time else time.time()
+    try:
+        return cache.parts.plans.made_for(flow, flow_run.parameters, started)
+    except TierUnavailableError as error:
+        logger.warning("the run is not compared with its plan: %s", error)
+        return None
 
 
 def ending_of(state: State[Any]) -> str:
@@ -89,7 +103,13 @@ def ending_of(state: State[Any]) -> str:
 
 
 def publish(
-    cache: TieredCache, flow_run_id: UUID, flow_run_name: str, *, note: str = "", omit: Container[str | None] = ()
+    cache: TieredCache,
+    flow_run_id: UUID,
+    flow_run_name: str,
+    *,
+    note: str = "",
+    omit: Container[str | None] = (),
+    plan: SavedPlan | None = None,
 ) -> CacheMetrics:
     """Make the artifacts ``cache-report`` (markdown) and then ``cache-hits`` (table) of a flow run.
 
@@ -99,6 +119,7 @@ def publish(
         flow_run_name: What people call it.
         note: What became of the run, as a sentence.
         omit: Keys of artifacts that the run has already.
+        plan: What it was expected to do.
 
     Returns:
         What the run's events add up to.
@@ -115,6 +136,7 @@ def publish(
         warnings=list(_warnings(cache)),
         currency=currency,
         ui_url=_ui_url(),
+        sections=[score_section(plan, events)] if plan else (),
     )
     artifacts = (
         ArtifactCreate(

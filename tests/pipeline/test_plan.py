@@ -157,3 +157,15 @@ def test_a_run_explains_its_misses(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["explain", misses[0]["key"]])
     assert "never seen" in shown.stdout
     assert "1 lookup, 1 missed" in shown.stdout
+
+
+def test_the_report_of_a_run_scores_the_plan_that_was_made_for_it(warm: FirstRun, tmp_path: Path) -> None:
+    del warm
+    plan_of("--source", str(SAMPLES))
+    ran = run_batch(SAMPLES, tmp_path / "output", engine=EngineConfig(), concurrency=1)
+
+    report = str(artifacts_of(ran.flow_run_id)["cache-report"].data)
+
+    assert "## Foreseen and real" in report
+    assert "was right about the hits of 3 of 3 stages" in report
+    assert "| transcribe | 5 | 5 |" in report
