@@ -122,6 +122,9 @@ def ls(
     task: Annotated[str | None, typer.Option(help="Only of the task of this name.")] = None,
     older_than: Annotated[float | None, typer.Option(parser=seconds, metavar="AGE", help="Such as 12h or 7d.")] = None,
     larger_than: Annotated[int | None, typer.Option(parser=size, metavar="SIZE", help="Such as 500kB or 10MB.")] = None,
+    flow_run: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only what this flow run looked up or computed.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
     after: Annotated[str | None, typer.Option(metavar="KEY", help="Go on after this one, the last of a page.")] = None,
     json: Json = False,
@@ -139,6 +142,7 @@ def ls(
         task=task,
         older_than=older_than,
         larger_than=larger_than,
+        flow_run=flow_run,
         limit=limit,
         after=after,
     )

@@ -17,11 +17,13 @@ from cache_blocks.events import CacheEvent
 from cache_blocks.invalidation import scope_of
 from cache_blocks.maintenance.walking import Walker, batched, entry_table, tag_table
 from cache_blocks.plan import judge
+from cache_blocks.schema import EventRow, table
 from cache_blocks.tallies import entries_under
 
 if TYPE_CHECKING:
     from cache_blocks.cache import TieredCache
 
+_event = table(EventRow)
 _CANDIDATES: Final = 1000
 _SUGGESTIONS: Final = 3
 _EVER: Final = 1e18
@@ -113,6 +115,7 @@ def ls(
     task: str | None = None,
     older_than: float | None = None,
     larger_than: int | None = None,
+    flow_run: str | None = None,
     limit: int = 50,
     after: str | None = None,
 ) -> list[EntrySummary]:
@@ -125,6 +128,7 @@ def ls(
         task: Only of the task of this name.
         older_than: Only computed more than this many seconds ago.
         larger_than: Only with more than this many bytes of payload and files.
+        flow_run: Only those that the flow run of this id has looked up or computed.
         limit: How many at most.
         after: Key of the last entry of the page before.
 
@@ -148,6 +152,9 @@ def ls(
         statement = statement.where(walked.c.created_at < time.time() - older_than)
     if larger_than is not None:
         statement = statement.where(entry_table.c.stored_bytes + entry_table.c.blob_bytes > larger_than)
+    if flow_run is not None:
+        of_run = (_event.c.namespace == namespace) & (_event.c.flow_run_id == flow_run)
+        statement = statement.where(entry_table.c.key.in_(sa.select(_event.c.key).where(of_run)))
     if after is not None:
         created_at = _created_at(cache, after)
         beyond = (walked.c.created_at < created_at) | (walked.c.key < after)

@@ -132,8 +132,11 @@ class Reader:
         return _shell(line)
 
     def _expect(self, text: str) -> None:
-        expected = ".*".join(_pattern(line) for line in text.splitlines() if line.strip())
-        assert re.search(expected, self._printed, re.DOTALL), f"expected:\n{text}\nprinted:\n{self._printed[-5000:]}"
+        rest = self._printed
+        for line in filter(str.strip, text.splitlines()):  # one after another: all at once would try every combination
+            found = re.search(_pattern(line), rest, re.DOTALL)
+            assert found, f"expected:\n{line}\nafter what came before it, in:\n{rest[-5000:]}"
+            rest = rest[found.end() :]
 
 
 def _changes(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -151,7 +154,7 @@ def _changes(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _pattern(line: str) -> str:
     """Return what finds a printed line, however it is spaced."""
-    return ".*?".join(r"\s+".join(re.escape(word) for word in part.split()) for part in line.split("…"))
+    return ".{0,500}?".join(r"\s+".join(re.escape(word) for word in part.split()) for part in line.split("…"))
 
 
 def changed(old: str, new: str) -> str:

@@ -25,7 +25,7 @@ from cache_blocks import (
 from cache_blocks.blobs import GRACE_SECONDS
 from cache_blocks.entry import scopes_of
 from cache_blocks.errors import InvalidationIncompleteError, InvalidKeyError
-from cache_blocks.events import CacheEvent, Origin
+from cache_blocks.events import LOOKUP, CacheEvent, Origin
 from cache_blocks.files import CachedFile as File
 from cache_blocks.fingerprint import digest_path
 from cache_blocks.keys import TaskIdentity, build_key
@@ -363,6 +363,10 @@ def test_a_listing_can_be_narrowed(either: TieredCache, tmp_path: Path) -> None:
     assert [entry.key for entry in ls(either)] == ["transcript:c", "transcript:b", "audio-preprocessing:a"]
     assert [entry.key for entry in ls(either, kind="transcript", tag="x")] == ["transcript:b"]
     assert [entry.key for entry in ls(either, larger_than=1000)] == ["audio-preprocessing:a"]
+    either.record([CacheEvent(LOOKUP, key="audio-preprocessing:a", origin=Origin(flow_run_id="run"))])
+    either.parts.events.flush()
+    assert [entry.key for entry in ls(either, flow_run="run")] == ["audio-preprocessing:a"]
+    assert ls(either, flow_run="another") == []
     assert ls(either, older_than=60) == ls(either, task="other") == []
     assert len(ls(either, limit=1)) == 1
     assert ls(either, tag="y")[0].tags == ["x", "y"]
