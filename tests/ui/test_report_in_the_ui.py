@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -11,7 +12,9 @@ import av
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import TaskRun
 from prefect.events.worker import EventsWorker
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -114,6 +117,18 @@ def test_charts_are_drawn_unscaled_and_in_the_theme_of_the_page(page: Page, ui_u
         assert (card > 0.5, beside > 0.5) == ((True, True) if theme == "light" else (False, False))
 
 
+def task_run_of(task_run_id: str) -> TaskRun:
+    """The task run; they arrive at the API as events, a moment later."""
+    deadline = time.monotonic() + 60
+    while True:
+        with get_client(sync_client=True) as client:
+            try:
+                return client.read_task_run(UUID(task_run_id))
+            except ObjectNotFound:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+
 def test_links_lead_to_the_task_runs_and_to_the_run_before(page: Page, ui_url: str) -> None:
     before = nightly("small")
     shown(page, ui_url, nightly("large"), "light")
@@ -123,8 +138,7 @@ def test_links_lead_to_the_task_runs_and_to_the_run_before(page: Page, ui_url: s
         f"{ui_url}/runs/flow-run/{before}"
     )
     assert set(links) == set(NAMES)
-    with get_client(sync_client=True) as client:
-        task_run = client.read_task_run(UUID(links["a.mp3"].rpartition("/")[2]))
+    task_run = task_run_of(links["a.mp3"].rpartition("/")[2])
     page.show(links["a.mp3"], theme="light", width=1280, height=900)
     page.wait_for(f"document.body?.innerText.includes({task_run.name!r})")
 
