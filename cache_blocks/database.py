@@ -196,9 +196,12 @@ class _Texts(sa.TypeDecorator[list[str]]):
 
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
+_upgrading = threading.Lock()  # Alembic keeps the connection that it works on in a module, for all threads
 
 
 def _after_fork() -> None:
+    global _upgrading  # noqa: PLW0603 - the parent may have held it
+    _upgrading = threading.Lock()
     for database in list(_databases):
         database.forget_parent()
 
@@ -253,7 +256,8 @@ def _migrate(engine: Engine) -> None:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         config.attributes["connection"] = connection
         try:
-            command.upgrade(config, "head")
+            with _upgrading:
+                command.upgrade(config, "head")
             connection.commit()
         except CommandError as error:
             raise TierUnavailableError(

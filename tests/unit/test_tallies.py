@@ -349,3 +349,15 @@ def test_a_cache_without_a_scan_knows_how_many_entries_an_invalidation_concerns(
     assert cache.invalidate(kind="transcript").entries == 3
     assert cache.invalidate().entries == 3
     cache.close()
+
+
+def test_threads_may_make_databases_of_their_own_at_once(tmp_path: Path) -> None:
+    """Alembic keeps what it works on in the module: two upgrades in one process would mix up their connections."""
+
+    def work(which: int) -> None:
+        for number in range(4):
+            database = Database(f"sqlite:///{tmp_path / f'{which}-{number}.db'}", timeout_seconds=60)
+            check_tallies(database)
+            database.close()
+
+    at_once(6, work)
