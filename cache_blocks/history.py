@@ -45,10 +45,6 @@ class Estimate:
     p90: float
     samples: int
 
-    def times(self, count: int) -> Estimate:
-        """Return the estimate for so many of it."""
-        return Estimate(self.median * count, self.p90 * count, self.samples)
-
 
 class History:
     """Computations of the past, in SQL.

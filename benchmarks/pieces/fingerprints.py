@@ -9,18 +9,15 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from blake3 import blake3
 
+from benchmarks.environment import environment
 from benchmarks.measuring import Bar, Bench, interleaved, milliseconds, quartiles, ratio
 from cache_blocks import fingerprint_memory
 from cache_blocks.fingerprint import digest_many, digest_path
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
 
 ORDER: Final = 5
 
@@ -53,7 +50,7 @@ print(peak_kilobytes() - before)
 
 def measure(bench: Bench) -> list[Bar]:
     """Measure one large file, two at once, a sparse one of 4 GB, and ten thousand unchanged small ones."""
-    with _environment(CACHE_BLOCKS_HOME=str(bench.folder / "fingerprints-home")):
+    with environment({"CACHE_BLOCKS_HOME": str(bench.folder / "fingerprints-home")}):
         return [*_one_file(bench), _at_once(bench), _memory(bench), _unchanged(bench)]
 
 
@@ -96,7 +93,7 @@ def _at_once(bench: Bench) -> Bar:
 
     def digest(threads: int) -> None:
         fingerprint_memory.read_here.clear()
-        with _environment(CACHE_BLOCKS_MODE="off"):
+        with environment({"CACHE_BLOCKS_MODE": "off"}):
             digest_many(paths, threads=threads)
 
     timings = interleaved({"one thread": lambda: digest(1), "two threads": lambda: digest(2)}, bench.rounds(15))
@@ -140,17 +137,3 @@ def _run(program: str, *arguments: Path) -> str:
 def _file(path: Path, megabytes: int) -> Path:
     path.write_bytes(random.Random(0).randbytes(_MEGABYTE) * megabytes)  # noqa: S311 - not a secret
     return path
-
-
-@contextmanager
-def _environment(**variables: str) -> Generator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -14,7 +14,7 @@ import os
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -177,10 +177,10 @@ def _related(flow_run_id: str) -> list[dict[str, str]]:
     return [{"prefect.resource.id": f"prefect.flow-run.{flow_run_id}", "prefect.resource.role": "flow-run"}]
 
 
-def flush_emitters(emitters: Iterable[EventEmitter] | None = None) -> None:
+def flush_emitters() -> None:
     """Send what any emitter of this process still holds."""
     events.deliver_all()
-    for emitter in list(emitters if emitters is not None else _emitters):
+    for emitter in list(_emitters):
         emitter.flush()
 
 

@@ -236,7 +236,7 @@ class DerivedFuture(BatchFuture[Any]):
     @property
     def state(self) -> State[Any]:
         """The state of the run; a failed one if the function fails."""
-        state = self._base.state
+        state = self._final_state or self._base.state  # the first, where there is one, without decoding a result
         if not state.is_completed():
             return state
         try:

@@ -77,5 +77,6 @@ def test_without_the_api_nothing_is_measured_and_nothing_breaks(monkeypatch: pyt
     telemetry.instruments.cache_clear()
     try:
         telemetry.observe([CacheEvent(TIER_DOWN, tier="redis")])
+        assert telemetry.instruments() is None
     finally:
         telemetry.instruments.cache_clear()
