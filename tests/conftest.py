@@ -25,8 +25,10 @@ os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 # Many tests run a task outside of a flow; Prefect warns once per log line that it belongs to no flow run.
 os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
 
-# No deadline: how long an example takes says more about the machine than about the code.
-hypothesis.settings.register_profile("ours", deadline=None, print_blob=True)
+# No deadline, and no health check of speed: how long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile(
+    "ours", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("ours")
 
 

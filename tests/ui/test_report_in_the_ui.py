@@ -55,9 +55,11 @@ def ui_url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     home = tmp_path_factory.mktemp("ui")
     with prefect_server(os.environ | {"PREFECT_HOME": str(home)}, home) as api_url:
         settings: dict[Any, Any] = {PREFECT_API_URL: api_url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+        # One sender of events serves a process, and stays with the server that it was made for.
+        EventsWorker.drain_all()
         with temporary_settings(settings):
             yield api_url.removesuffix("/api")
-            EventsWorker.drain_all()  # what it still holds is for this server
+            EventsWorker.drain_all()
 
 
 @pytest.fixture(scope="module")
