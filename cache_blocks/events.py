@@ -34,6 +34,10 @@ logger = logging.getLogger("cache_blocks")
 _event = table(EventRow)
 _FLUSH_SECONDS: Final = 0.2
 _BUFFER_EVENTS: Final = 100_000
+_CROWD_EVENTS: Final = 10_000
+"""How many may come while others are being written; who records the next one waits, since memory is not endless."""
+_PAGE_EVENTS: Final = 1_000
+"""Events of one transaction: others that write wait no longer than it takes."""
 
 LOOKUP: Final = "lookup"
 LOST: Final = "lost"
@@ -166,6 +170,7 @@ class EventLog:
             urgent = urgent or not event.origin.deferred
         with self._lock:
             self._new += events
+            urgent = urgent or len(self._new) > _CROWD_EVENTS
             if self._timer is None and not urgent and events:
                 self._timer = threading.Timer(_FLUSH_SECONDS, self._flush, [self._insert_guarded])
                 self._timer.daemon = True
@@ -203,17 +208,17 @@ class EventLog:
             with self._lock:
                 self._timer = None  # before anything is taken: what comes from now on sets another
             self.deliver()
-            with self._lock:
-                events, self._buffer = self._buffer, []
-            if not events:
-                return
-            try:
-                insert(events)
-            except TierUnavailableError as error:
-                logger.debug("events kept back: %s", error)
+            for _ in range(0, len(self._buffer), _PAGE_EVENTS):
                 with self._lock:
-                    events, self._buffer = self._buffer, events
-                    self._keep(events)
+                    page, self._buffer = self._buffer[:_PAGE_EVENTS], self._buffer[_PAGE_EVENTS:]
+                try:
+                    insert(page)
+                except TierUnavailableError as error:
+                    logger.debug("events kept back: %s", error)
+                    with self._lock:
+                        rest, self._buffer = self._buffer, page
+                        self._keep(rest)
+                    return
 
     def _insert(self, events: Sequence[CacheEvent]) -> None:
         with self._database.begin() as connection:

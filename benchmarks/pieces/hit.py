@@ -121,11 +121,12 @@ def ours(cache: TieredCache, payload: Any, function: Callable[..., Any]) -> Call
     before = context.result_store
 
     def hit() -> Any:
-        context.result_store = before  # each task run has a new context
         key = policy.compute_key(context, peers.ARGUMENTS, {})
         assert key is not None
         assert context.result_store.exists(key)
-        return context.result_store.read(key).result
+        value = context.result_store.read(key).result
+        context.result_store = before  # each task run has a new context, and leaves nothing for the next one to free
+        return value
 
     return hit
 

@@ -13,10 +13,11 @@ import pytest
 
 from cache_blocks import TRANSCRIPT, CacheMetrics, Outcome, TieredCache, events
 from cache_blocks.database import Database
+from cache_blocks.errors import TierUnavailableError
 from cache_blocks.events import CacheEvent, EventLog, Origin, originating
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
 
@@ -125,6 +126,57 @@ def test_events_wait_for_a_database_that_is_down(tmp_path: Path) -> None:
     folder.unlink()
     assert len(log.since(0)) == 1
     log._database.close()
+
+
+def test_many_events_are_written_in_several_transactions_and_none_twice_when_one_fails(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_PAGE_EVENTS", 10)
+    insert, pages = log._insert, iter([True, False, *[True] * 9])
+
+    def troubled(page: Sequence[CacheEvent]) -> None:
+        if not next(pages):
+            raise TierUnavailableError("sql", "it is down for a moment")
+        insert(page)
+
+    monkeypatch.setattr(log, "_insert", troubled)
+    with originating(Origin(flow_run_id="run-1")):
+        sent = [lookup(Outcome.MISS, seconds=float(number)) for number in range(25)]
+    log.record(sent)
+    log.flush()
+    assert EventLog(log._database, log._namespace).of_run("run-1") == sent[:10]
+    assert log.of_run("run-1") == sent
+
+
+def test_who_records_faster_than_the_database_writes_waits_rather_than_filling_the_memory(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_CROWD_EVENTS", 100)
+    insert, writing, go_on = log._insert, threading.Event(), threading.Event()
+    waiting: list[int] = []
+
+    def slow(page: Sequence[CacheEvent]) -> None:
+        writing.set()
+        assert go_on.wait(60)
+        insert(page)
+
+    def record_many() -> None:
+        for _ in range(5_000):
+            log.record([lookup(Outcome.HIT, "sql")])
+            waiting.append(len(log._new))
+
+    monkeypatch.setattr(log, "_insert", slow)
+    log.record([lookup(Outcome.MISS)])
+    assert writing.wait(60)
+    recorder = threading.Thread(target=record_many)
+    recorder.start()
+    while len(log._new) <= 100:
+        pass
+    go_on.set()
+    recorder.join()
+    log.flush()
+    assert max(waiting) <= 101
+    assert len(log.since(0)) == 5_001
 
 
 def test_listeners_get_each_event_once_also_when_it_takes_several_turns_to_write_it(tmp_path: Path) -> None:
