@@ -16,7 +16,7 @@ PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
 unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo ui test test-long reliability bench docs fuzz screenshots lint format lock clean
+.PHONY: help setup demo ui test test-long reliability bench simulation docs fuzz screenshots lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ reliability: $(VENV)/test.stamp ## try to break every promise, long tests too, a
 bench: $(VENV)/bench.stamp ## measure ours against the peers and write docs/performance.md; ARGS="hit --json" selects
 	$(BIN)/python -m benchmarks $(ARGS)
 
+simulation: $(VENV)/bench.stamp ## push a million keys through the real tiers, some 15 minutes, and write docs/scaling.md
+	$(BIN)/python -m benchmarks.simulation $(ARGS)
+
 docs: $(VENV)/docs.stamp ## build the documentation into build/site; a broken link is an error
 	$(BIN)/zensical build --clean --strict $(ARGS)
 
@@ -62,16 +65,17 @@ format: $(VENV)/test.stamp ## format the code and mend what ruff can mend
 
 lock: $(VENV)/test.stamp ## pin all packages anew, with their hashes and for every Python, without an index address
 	$(COMPILE) requirements/build.in --output-file requirements/demo.txt
-	$(COMPILE) requirements/build.in requirements/test.in --output-file requirements/test.txt
-	$(COMPILE) requirements/build.in requirements/test.in requirements/bench.in --output-file requirements/bench.txt
+	$(COMPILE) $(RUNNERS) requirements/build.in requirements/test.in --output-file requirements/test.txt
+	$(COMPILE) $(RUNNERS) requirements/build.in requirements/test.in requirements/bench.in --output-file requirements/bench.txt
 	$(COMPILE) requirements/build.in requirements/docs.in --output-file requirements/docs.txt
 
 clean: ## remove the environment and all that was made here
 	rm -rf $(VENV) .demo .cache build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+RUNNERS = --extra dask --extra ray
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-annotate --custom-compile-command "make lock" --all-extras pyproject.toml
+	--no-emit-index-url --no-annotate --custom-compile-command "make lock" --extra all pyproject.toml
 
 $(BIN)/python:
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11, 3.12 or 3.13 is needed; PYTHON=/path/to/it names one." >&2; exit 1; }

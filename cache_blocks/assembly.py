@@ -19,7 +19,9 @@ from cache_blocks.history import History
 from cache_blocks.invalidation import Invalidator, Teller
 from cache_blocks.lease_keeper import LeaseKeeper
 from cache_blocks.leases import RedisLeases, SqlLeases
+from cache_blocks.local_files import LocalFiles
 from cache_blocks.plans import PlanLog
+from cache_blocks.private.files import PrivateFiles
 from cache_blocks.reading import Reader
 from cache_blocks.tiers.breaker import Breaker
 from cache_blocks.tiers.chain import Chain
@@ -27,13 +29,14 @@ from cache_blocks.tiers.memory import MemoryTier
 from cache_blocks.tiers.object_store import ObjectStore, ObjectStoreTier
 from cache_blocks.tiers.redis import RedisTier, connect
 from cache_blocks.tiers.sql import SqlTier
+from cache_blocks.traffic import Traffic
 from cache_blocks.writing import Writer
 
 if TYPE_CHECKING:
-    import redis
-
+    from cache_blocks.private.privacy import Privacy
     from cache_blocks.settings import CacheSettings
     from cache_blocks.tiers.base import Tier
+    from cache_blocks.tiers.redis_servers import RedisServers
 
 Record = Callable[[Iterable[events.CacheEvent]], None]
 
@@ -61,18 +64,25 @@ class Parts:
         return self.chain.breakers["sql"].call(self.generations.begin, scopes)
 
 
-def assemble(settings: CacheSettings, clock: Callable[[], float], record: Record) -> Parts:
+def assemble(settings: CacheSettings, clock: Callable[[], float], record: Record, privacy: Privacy) -> Parts:
     """Return the parts for these settings; opens no connection.
 
     Args:
         settings: Where the tiers are.
         clock: Seconds since the epoch.
         record: Takes the events of tiers that go and return.
+        privacy: Seals and opens what is private.
     """
     namespace = settings.namespace
-    database = Database(settings.database_url.get_secret_value(), settings.database_timeout_seconds)
+    database = Database(
+        settings.database_url.get_secret_value(), settings.database_timeout_seconds, settings.database_connections
+    )
+    traffic = Traffic()
     store = ObjectStore(
-        settings.object_store_url.get_secret_value(), _options(settings), settings.object_store_timeout_seconds
+        settings.object_store_url.get_secret_value(),
+        _options(settings),
+        settings.object_store_timeout_seconds,
+        traffic,
     )
     far = ObjectStoreTier(store, namespace)
     breakers: dict[str, Breaker] = {}
@@ -92,40 +102,37 @@ def assemble(settings: CacheSettings, clock: Callable[[], float], record: Record
         else RedisLeases(client, namespace, settings.lease_seconds)
     )
     chain = Chain([hot, sql, far], breakers)
+    log = EventLog(database, namespace, breakers["sql"], traffic.take)
+    traffic.on_first = log.expect
     blobs = BlobStore(
         store,
         breakers["object_store"],
         namespace,
-        settings.home / "files",
+        LocalFiles(settings.local_files, settings.local_files_max_bytes),
         lambda digests: breakers["sql"].call(sql.referring, digests),
+        PrivateFiles(privacy, namespace, settings.local_files),
     )
     return Parts(
         chain=chain,
         database=database,
         store=store,
         blobs=blobs,
-        reader=Reader(chain, blobs, clock, promote=settings.mode == "on"),
+        reader=Reader(chain, blobs, clock, privacy, promote=settings.mode == "on"),
         explainer=Explainer(database, namespace, breakers["sql"]),
         history=History(database, namespace),
-        plans=PlanLog(database, namespace),
-        writer=Writer(chain, blobs, namespace, clock, record),
+        plans=PlanLog(database, namespace, privacy),
+        writer=Writer(chain, blobs, namespace, clock, record, privacy),
         generations=generations,
         invalidator=invalidator,
         leases=LeaseKeeper(book, breakers["sql" if client is None else "redis"]),
-        events=EventLog(database, namespace, breakers["sql"]),
+        events=log,
     )
 
 
-def _redis(settings: CacheSettings) -> redis.Redis | None:
+def _redis(settings: CacheSettings) -> RedisServers | None:
     if settings.hot_tier_is_local:
         return None
-    try:
-        return connect(settings.redis_url.get_secret_value(), settings.redis_timeout_seconds)
-    except ValueError:  # whose text may show a part of the password
-        raise ConfigurationError(
-            "CACHE_BLOCKS_REDIS_URL is no redis://, rediss:// or unix:// URL; in a password, write '/' as %2F, '#' as "
-            "%23 and '?' as %3F"
-        ) from None
+    return connect(settings.redis_url.get_secret_value(), settings.redis_timeout_seconds)
 
 
 def _options(settings: CacheSettings) -> dict[str, Any]:

@@ -8,22 +8,32 @@ computed anew. A local copy that was verified serves without the store.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from cache_blocks.errors import BlobMissingError, CacheError, InvalidKeyError, TierUnavailableError
+from cache_blocks.errors import (
+    BlobMissingError,
+    CacheError,
+    CorruptEntryError,
+    InvalidKeyError,
+    PrivateKeyMissingError,
+    TierUnavailableError,
+)
+from cache_blocks.events import origin_now, originating
 from cache_blocks.files import CachedFile
 from cache_blocks.fingerprint import digest_bytes, digest_path, is_digest
 from cache_blocks.tiers.base import unavailable
 from cache_blocks.wholeness import Wholeness
 
 if TYPE_CHECKING:
+    from cache_blocks.local_files import LocalCopy, LocalFiles
+    from cache_blocks.private.files import PrivateFiles
     from cache_blocks.tiers.breaker import Breaker
     from cache_blocks.tiers.object_store import ObjectStore
 
@@ -42,8 +52,9 @@ class BlobStore:
         store: Where the blobs are.
         breaker: Breaker of the object store.
         namespace: Environment that the blobs belong to.
-        folder: Where local copies go.
+        local: Where local copies go.
         referring: Returns which of some blobs an entry refers to, by SQL's word.
+        private: Names, seals and opens the private ones.
     """
 
     def __init__(
@@ -51,15 +62,17 @@ class BlobStore:
         store: ObjectStore,
         breaker: Breaker,
         namespace: str,
-        folder: Path,
+        local: LocalFiles,
         referring: Callable[[Sequence[str]], set[str]],
+        private: PrivateFiles,
     ) -> None:
         self._store = store
         self._breaker = breaker
         self._namespace = namespace
-        self._folder = folder
+        self._local = local
         self._referring = referring
-        self._wholeness = Wholeness(store, folder)
+        self.private = private
+        self._wholeness = Wholeness(store, local.folder, private)
 
     def put(self, file: CachedFile) -> str:
         """Store a file's bytes unless they are there; a blob that is there is made young again.
@@ -71,15 +84,25 @@ class BlobStore:
             TierUnavailableError: The object store is down, slow or full.
             BlobMissingError: The produced file is gone or has changed since it was wrapped.
         """
-        path = self._path(file.digest)
+        name = self.private.name_of(file)
+        path = self._path(name)
         found = self._guarded(self._wholeness.details, path)
-        if found is None or not self._guarded(self._is_young_and_whole, file, found):
-            source = file.path
-            if not source.exists() or digest_path(source) != file.digest:
-                raise BlobMissingError(f"{file.name} is gone or has changed since its task returned it")
-            self._breaker.write(_translate, self._store.write_file, path, source)
+        written = found is None and self._write(file, only_new=True)
+        if found is None:
             found = self._guarded(self._wholeness.details, path)
-        return self._wholeness.remember(file.digest, found or {})
+        if not written and (found is None or not self._guarded(self._is_young_and_whole, file, found)):
+            self._write(file, only_new=False)
+            found = self._guarded(self._wholeness.details, path)
+        return self._wholeness.remember(name, found or {})
+
+    def _write(self, file: CachedFile, *, only_new: bool) -> bool:
+        """Send a file's bytes; return whether they are stored now, and not left out for what was there."""
+        source = file.path
+        if not source.exists() or digest_path(source) != file.digest:
+            raise BlobMissingError(f"{self.private.shown(file)} is gone or has changed since its task returned it")
+        write = partial(self._store.write_file, only_new=only_new)
+        with self.private.stored_form(file, source) as stored:
+            return self._breaker.write(_translate, write, self._path(self.private.name_of(file)), stored)
 
     def settle(self, files: Sequence[CachedFile], *, kept: bool) -> bool:
         """After their entry was written, or refused: see that blobs are there if, and only if, an entry refers to them.
@@ -99,59 +122,50 @@ class BlobStore:
         return all(present)
 
     def _settle_one(self, file: CachedFile, *, kept: bool) -> bool:
-        if kept and self._guarded(self._wholeness.details, self._path(file.digest)) is not None:
+        name = self.private.name_of(file)
+        if kept and self._guarded(self._wholeness.details, self._path(name)) is not None:
             return True
-        referred = self._is_referred(file.digest)
+        referred = self._is_referred(name)
         while True:
             if referred:
                 self.put(file)
             else:
-                self._guarded(self._store.delete, [self._path(file.digest)])
-            before, referred = referred, self._is_referred(file.digest)
+                self._guarded(self._store.delete, [self._path(name)])
+            before, referred = referred, self._is_referred(name)
             if referred == before:
                 break
         if not referred:
-            self._delete_local(file.digest)
+            self._local.remove(file.digest)
         return referred
 
     def _is_referred(self, digest: str) -> bool:
         return digest in self._referring([digest])
 
-    def materialise(self, file: CachedFile) -> Path:
+    def materialise(self, file: CachedFile) -> LocalCopy:
         """Return a local copy with exactly the file's bytes, fetched at most once per machine.
 
         Raises:
             BlobMissingError: The object store does not have them, has them damaged, or does not answer.
         """
-        target = self._folder / file.digest[:2] / file.digest / file.name
-        if target.exists() and target.stat().st_size == file.size and digest_path(target) == file.digest:
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{secrets.token_hex(6)}-{file.name}"[:200])
+        return self._local.copy_of(
+            file.digest, self.private.local_name_of(file), lambda target: self._fetch(file, target)
+        )
+
+    def _fetch(self, file: CachedFile, target: Path) -> None:
         try:
-            self._guarded(self._store.fetch_file, self._path(file.digest), partial)
-            self._check(file, partial)
-            partial.replace(target)
+            self._guarded(self._store.fetch_file, self._path(self.private.name_of(file)), target)
+            self._check(file, target)
         except FileNotFoundError as error:
             if isinstance(error, BlobMissingError):
                 raise
-            raise BlobMissingError(f"the bytes of {file.name} ({file.digest[:12]}…) are not stored") from error
-        except TierUnavailableError as error:
-            raise BlobMissingError(f"the bytes of {file.name} cannot be fetched: {error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
-        return target
+            raise BlobMissingError(f"the bytes of {self.private.shown(file)} are not stored") from error
+        except (PrivateKeyMissingError, TierUnavailableError) as error:
+            raise BlobMissingError(f"the bytes of {self.private.shown(file)} cannot be fetched: {error}") from error
 
     def spool(self, data: bytes) -> CachedFile:
         """Return bytes as a file on this machine, to be `put`."""
-        digest = digest_bytes(data)
-        target = self._folder / digest[:2] / digest / "contents"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{secrets.token_hex(6)}")
-        partial.write_bytes(data)
-        partial.replace(target)
-        file = CachedFile(digest, len(data), target.name, "application/octet-stream")
-        file.bind(self, target)
+        file = CachedFile(digest_bytes(data), len(data), "contents", "application/octet-stream")
+        file.bind(self, self._local.copy_of(file.digest, file.name, lambda target: target.write_bytes(data)))
         return file
 
     def missing(self, sizes: Mapping[str, int], marks: Mapping[str, str] = MappingProxyType({})) -> list[str]:
@@ -170,14 +184,24 @@ class BlobStore:
 
         if self._store.local_root is not None or len(sizes) < 2:  # noqa: PLR2004 - none or one
             return [digest for digest in sizes if is_gone(digest)]
+        origin = origin_now()
+
+        def is_gone_for_us(digest: str) -> bool:
+            with originating(origin):
+                return is_gone(digest)
+
         with ThreadPoolExecutor(min(len(sizes), _REQUESTS), "blobs") as pool:  # each is a request
-            return [digest for digest, gone in zip(sizes, pool.map(is_gone, sizes), strict=True) if gone]
+            return [digest for digest, gone in zip(sizes, pool.map(is_gone_for_us, sizes), strict=True) if gone]
+
+    def mark_of(self, digest: str) -> str:
+        """Return the store's mark of a blob that was just stored, see `put`; empty where there is none."""
+        return self._wholeness.remember(digest, self._guarded(self._wholeness.details, self._path(digest)) or {})
 
     def delete(self, digests: Iterable[str]) -> int:
         """Remove blobs, local copies too; return how many the object store had."""
         digests = [digest for digest in digests if is_digest(digest)]  # anything else is the name of no blob
         for digest in digests:
-            self._delete_local(digest)
+            self._local.remove(digest)
         return self._guarded(self._store.delete, [self._path(digest) for digest in digests])
 
     def aged(self, now: float | None = None) -> list[tuple[str, int]]:
@@ -192,9 +216,15 @@ class BlobStore:
 
     def _check(self, file: CachedFile, copy: Path) -> None:
         """Refuse a copy that is not the file, and remove what it was copied from."""
-        if digest_path(copy) != file.digest:
-            self._guarded(self._store.delete, [self._path(file.digest)])
-            raise BlobMissingError(f"the stored bytes of {file.name} were damaged; they have been removed")
+        try:
+            self.private.open_in_place(file, copy)
+            intact = digest_path(copy) == file.digest
+        except CorruptEntryError:
+            intact = False
+        if not intact:
+            self._guarded(self._store.delete, [self._path(self.private.name_of(file))])
+            what = self.private.shown(file)
+            raise BlobMissingError(f"the stored bytes of {what} were damaged; they have been removed")
 
     def _is_whole(self, digest: str, size: int, mark: str) -> bool:
         """Whether the object store has these bytes, as far as it can tell; remove what is damaged."""
@@ -211,14 +241,9 @@ class BlobStore:
 
     def _is_young_and_whole(self, file: CachedFile, found: Mapping[str, Any]) -> bool:
         """Whether a blob need not be stored again."""
-        if int(found["size"]) != file.size or time.time() - _modified(found) >= GRACE_SECONDS / 2:
+        if int(found["size"]) != self.private.size_of(file) or time.time() - _modified(found) >= GRACE_SECONDS / 2:
             return False
-        return self._wholeness.is_proven(self._path(file.digest), file, found)
-
-    def _delete_local(self, digest: str) -> None:
-        folder = self._folder / digest[:2] / digest
-        for copy in folder.glob("*") if folder.is_dir() else ():
-            copy.unlink(missing_ok=True)
+        return self._wholeness.is_proven(self._path(self.private.name_of(file)), file, found)
 
     def _path(self, digest: str) -> str:
         """Return where a blob is; what is no digest could leave this folder.

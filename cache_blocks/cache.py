@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from cache_blocks import events, telemetry
@@ -25,6 +26,7 @@ from cache_blocks.flights import Ticket
 from cache_blocks.invalidation import Invalidation, scope_of
 from cache_blocks.metrics import CacheMetrics
 from cache_blocks.plan import Request
+from cache_blocks.private.privacy import Privacy
 from cache_blocks.reading import Reader
 from cache_blocks.settings import CacheSettings, settings_environment
 from cache_blocks.writing import Computed, Writer
@@ -53,11 +55,12 @@ class TieredCache:
 
     def __init__(self, settings: CacheSettings | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self.settings = settings or CacheSettings()
+        self.privacy = Privacy(self.settings)
         self._clock = clock
         self._parts: Parts | None = None
         self._lock = threading.Lock()
         self._metrics = CacheMetrics()
-        self._listeners: list[events.Listener] = [telemetry.observe]
+        self._listeners: list[events.Listener] = [partial(telemetry.observe, self.settings.namespace)]
         _caches.add(self)
 
     @classmethod
@@ -82,7 +85,7 @@ class TieredCache:
         if self._parts is None:
             with self._lock:
                 if self._parts is None:
-                    parts = assemble(self.settings, self._clock, self.record)
+                    parts = assemble(self.settings, self._clock, self.record, self.privacy)
                     parts.events.listen(self._tell)
                     self._parts = parts
         return self._parts
@@ -132,7 +135,8 @@ class TieredCache:
 
     def lookup(self, key: str, *, tags: Sequence[str] = ()) -> Lookup:
         """Return what there is under a key and where, or why there is nothing; decodes nothing."""
-        request = Request(check_key(key), check_tags(tags))
+        kept_as = [name for tag in check_tags(tags) for name in self.privacy.tags_of(tag)]
+        request = Request(check_key(key), check_tags(kept_as))
         return self.reader.look([request])[key]
 
     def find(self, requests: Sequence[Request], annotation: Any = Any) -> dict[str, Found]:
@@ -189,7 +193,7 @@ class TieredCache:
         if check_key(key).partition(":")[0] != kind.name:
             msg = f"key {key!r} does not belong to kind {kind.name!r}; a key begins with its kind's name"
             raise InvalidKeyError(msg)
-        return Call(key, kind, check_tags(tags), annotation)
+        return self.privacy.conceal_tags(Call(key, kind, check_tags(tags), annotation))
 
     def compute(self, call: Call, function: Callable[[], Any], *, refresh: bool = False) -> Any:
         """Compute what a lookup has missed, or take the result of whoever computes it already."""
@@ -276,9 +280,12 @@ class TieredCache:
             TierUnavailableError: SQL does not answer; nothing has changed.
             InvalidationIncompleteError: SQL knows, another tier does not yet.
         """
-        scope = scope_of(key=key, kind=str(kind) if kind is not None else None, tag=tag)
-        done = self.parts.invalidator.invalidate(scope)
-        self.record([events.CacheEvent(events.INVALIDATED, reason=scope, stored_bytes=done.entries)])
+        kind = str(kind) if kind is not None else None
+        scopes = [scope_of(key=key, kind=kind, tag=tag)]
+        if tag is not None:
+            scopes = [scope_of(tag=name) for name in self.privacy.tags_of(tag)]
+        done = self.parts.invalidator.invalidate_all(scopes)
+        self.record([events.CacheEvent(events.INVALIDATED, reason=scopes[0], stored_bytes=done.entries)])
         return done
 
     def collect_garbage(self) -> Collected:

@@ -22,6 +22,7 @@ class Call:
         annotation: What the value comes back as.
         manifest: Makes the named parts of the key, which only a miss needs.
         expires_in: Seconds that shorten the kind's lifetime, if given.
+        private: Whether the result is sealed, and key and tags are names that say nothing; see `cache_blocks.private`.
     """
 
     key: str
@@ -30,11 +31,12 @@ class Call:
     annotation: Any = Any
     manifest: Callable[[], Mapping[str, Any]] = dict
     expires_in: float | None = None
+    private: bool = False
 
     @property
     def request(self) -> Request:
         """The lookup that this call begins with."""
-        return Request(self.key, self.tags, replicated=self.kind.replica)
+        return Request(self.key, self.tags, replicated=self.kind.replica, private=self.private)
 
     @property
     def scopes(self) -> tuple[str, ...]:

@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Any
 from cache_blocks import events
 from cache_blocks.calls import Call, Found
 from cache_blocks.costs import Prices
-from cache_blocks.errors import BlobMissingError, TierUnavailableError, UnsupportedValueError
+from cache_blocks.errors import (
+    BlobMissingError,
+    ConfigurationError,
+    PrivateKeyMissingError,
+    TierUnavailableError,
+    UnsupportedValueError,
+)
 from cache_blocks.flights import Flight, Ticket, computing
+from cache_blocks.private.privacy import told
 from cache_blocks.writing import Computed
 
 if TYPE_CHECKING:
@@ -73,6 +80,7 @@ class Computations:
             leases=self._parts.leases if self._writes and not refresh else None,
             begin=self._parts.begin if self._writes else None,
             on_unleased=unleased,
+            namespace=self._parts.chain.namespace,
         )
 
     def share(self, call: Call, found: Found) -> Any:
@@ -101,11 +109,17 @@ class Computations:
                 return value  # with the produced files, which are nowhere else
             return self._parts.reader.value_of_json(encoded.json, call.annotation)
         except UnsupportedValueError as error:
-            logger.error("result of %s is not cached: %s", call.key, error)  # noqa: TRY400 - the message says it all
+            why = told(error, private=call.private)
+            logger.error("result of %s is not cached: %s", call.key, why)  # noqa: TRY400 - the message says it all
             self._unstored(call, error)
             return value
         except Exception as error:
-            logger.exception("result of %s is not cached, for a reason that was not foreseen", call.key)
+            logger.error(  # noqa: TRY400 - a traceback would quote what is private
+                "result of %s is not cached, for a reason that was not foreseen: %s",
+                call.key,
+                told(error, private=call.private),
+                exc_info=not call.private,
+            )
             self._unstored(call, error)
             return value
         finally:
@@ -117,12 +131,13 @@ class Computations:
             return False
         try:
             return bool(self._parts.writer.store([Computed(call, ticket, encoded, seconds)]))
-        except (BlobMissingError, TierUnavailableError) as error:
+        except (BlobMissingError, ConfigurationError, PrivateKeyMissingError, TierUnavailableError) as error:
             self._unstored(call, error)
             return False
 
     def _unstored(self, call: Call, error: Exception) -> None:
-        self._record([events.CacheEvent(events.UNSTORED, call.kind.name, call.key, reason=str(error))])
+        why = told(error, private=call.private)
+        self._record([events.CacheEvent(events.UNSTORED, call.kind.name, call.key, reason=why)])
 
     def give_up(self, ticket: Ticket) -> None:
         """Let the waiters of a failed computation go on."""

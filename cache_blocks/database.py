@@ -19,16 +19,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from cache_blocks.errors import ConfigurationError, TierUnavailableError
 from cache_blocks.tiers.base import unavailable
+from cache_blocks.upgrading import upgrade
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
 
-SCHEMA_VERSION: Final = "0003"
-_VERSION_TABLE: Final = "cache_blocks_schema"
-_MIGRATION_LOCK: Final = 0x63616368
-_MIGRATION_SECONDS: Final = 600.0
-_PATIENCE: Final = 1.25
-"""How much longer than a statement may take we wait for PostgreSQL to say so."""
+_UNHURRIED_SECONDS: Final = 3600.0
 _OUTAGES: Final[tuple[type[Exception], ...]] = (DBAPIError, PoolTimeoutError, OSError)
 
 
@@ -38,9 +34,10 @@ class Database:
     Args:
         url: SQLAlchemy URL; ``sqlite:///…`` and ``postgresql+psycopg://…`` are supported.
         timeout_seconds: Limit of one statement and of connecting.
+        connections: Most connections of this process to PostgreSQL; further threads wait for one. No thread holds two.
     """
 
-    def __init__(self, url: str, timeout_seconds: float = 2.0) -> None:
+    def __init__(self, url: str, timeout_seconds: float = 2.0, connections: int = 4) -> None:
         try:
             self._url = sa.make_url(url)
         except (ArgumentError, ValueError):  # whose text may show a part of the password
@@ -53,6 +50,7 @@ class Database:
             msg = f"database {self._url.get_backend_name()!r} is not supported; use sqlite:/// or postgresql+psycopg://"
             raise ConfigurationError(msg)
         self._timeout = timeout_seconds
+        self._connections = connections
         self._engine: Engine | None = None
         self._ready = False
         self._failures = 0
@@ -77,7 +75,7 @@ class Database:
             TierUnavailableError: The database is down, slow or full.
         """
         try:
-            with self._ready_engine().begin() as connection:
+            with self._connected(self._ready_engine()) as connection, connection.begin():
                 yield connection
         except _OUTAGES as error:
             raise unavailable("sql", error) from error
@@ -86,12 +84,29 @@ class Database:
     def read(self) -> Generator[Connection]:
         """Give a connection for reading; it blocks no writer. Raises as `begin` does."""
         try:
-            engine = self._ready_engine()
-            with engine.connect() as connection:
+            with self._connected(self._ready_engine()) as connection:
                 if self.is_sqlite:
                     connection.execution_options(sqlite_begin="DEFERRED")
                 yield connection
         except _OUTAGES as error:
+            raise unavailable("sql", error) from error
+
+    @contextmanager
+    def unhurried(self) -> Generator[Any]:
+        """Give the driver's own connection, outside of any transaction, for what takes its time, such as compacting.
+
+        Raises:
+            TierUnavailableError: As `begin`, or the driver says why not.
+        """
+        engine = self._ready_engine()
+        try:
+            with self._connected(engine) as connection:
+                driver: Any = connection.connection.driver_connection
+                connection.detach()  # from the pool, whose connections have less patience
+                if not self.is_sqlite:
+                    driver.patience = _UNHURRIED_SECONDS
+                yield driver
+        except (*_OUTAGES, cast("Any", engine.dialect.dbapi).Error) as error:
             raise unavailable("sql", error) from error
 
     def now(self) -> sa.ColumnElement[float]:
@@ -145,7 +160,7 @@ class Database:
 
     def _prepare(self, engine: Engine) -> None:
         try:
-            _migrate(engine)
+            upgrade(lambda: self._connected(engine))
         except BaseException:
             self._failures += 1
             raise
@@ -159,24 +174,16 @@ class Database:
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             return engine
-        milliseconds = int(self._timeout * 1000)
-        arguments = {
-            "connect_timeout": max(int(self._timeout), 2),
-            "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
-            "tcp_user_timeout": milliseconds,
-        }
-        engine = sa.create_engine(
-            self._url, connect_args=arguments, pool_size=8, max_overflow=8, pool_pre_ping=False, pool_recycle=600
-        )
-        event.listen(engine, "do_connect", self._connect_patiently)
-        return engine
+        from cache_blocks.postgres import postgres_engine
 
-    def _connect_patiently(self, _dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
-        from cache_blocks.postgres import PatientConnection
+        return postgres_engine(self._url, self._timeout, self._connections)
 
-        connection = PatientConnection.connect(*arguments, **options)
-        connection.patience = self._timeout * _PATIENCE
-        return connection
+    def _connected(self, engine: Engine) -> Connection:
+        if self.is_sqlite:
+            return engine.connect()
+        from cache_blocks.postgres import connect_in_turn
+
+        return connect_in_turn(engine, self._timeout)
 
 
 class _Texts(sa.TypeDecorator[list[str]]):
@@ -196,12 +203,9 @@ class _Texts(sa.TypeDecorator[list[str]]):
 
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
-_upgrading = threading.Lock()  # Alembic keeps the connection that it works on in a module, for all threads
 
 
 def _after_fork() -> None:
-    global _upgrading  # noqa: PLW0603 - the parent may have held it
-    _upgrading = threading.Lock()
     for database in list(_databases):
         database.forget_parent()
 
@@ -221,6 +225,8 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     # A batch touches an index page for almost every key: what several batches touch is written once (16 MB of log).
     cursor.execute("PRAGMA wal_autocheckpoint=4000")
     cursor.execute("PRAGMA cache_size=-16000")
+    # A statement keeps what it may have to undo, which triggers make it do for each page; else in a file.
+    cursor.execute("PRAGMA temp_store=MEMORY")
     cursor.close()
 
 
@@ -228,38 +234,3 @@ def _begin_sqlite(connection: Connection) -> None:
     """Take the write lock at once where a transaction will write: upgrading a read lock fails without waiting."""
     mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
     connection.exec_driver_sql(f"BEGIN {mode}")
-
-
-def _migrate(engine: Engine) -> None:
-    """Bring the schema up to date; many processes may start at once. Alembic is imported only when needed."""
-    with engine.execution_options(sqlite_begin="DEFERRED").connect() as connection:
-        if sa.inspect(connection).has_table(_VERSION_TABLE):
-            version = connection.execute(sa.text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar()  # noqa: S608 - a constant
-            if version == SCHEMA_VERSION:
-                return
-    from alembic import command
-    from alembic.config import Config
-    from alembic.util import CommandError
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    with engine.connect() as connection:
-        driver = cast("Any", connection.connection.driver_connection)
-        connection.detach()  # from the pool, whose connections have less patience
-        if engine.dialect.name == "sqlite":
-            driver.execute(f"PRAGMA busy_timeout = {int(_MIGRATION_SECONDS * 1000)}")
-        connection.begin()
-        if engine.dialect.name == "postgresql":
-            driver.patience = _MIGRATION_SECONDS
-            connection.execute(sa.text("SET LOCAL lock_timeout = 0"))
-            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-        config.attributes["connection"] = connection
-        try:
-            with _upgrading:
-                command.upgrade(config, "head")
-            connection.commit()
-        except CommandError as error:
-            raise TierUnavailableError(
-                "sql", f"the schema is not this version's ({error}); upgrade the package"
-            ) from error

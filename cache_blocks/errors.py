@@ -11,6 +11,7 @@ CacheError
 │   ├── TierUnavailableError     it is down, too slow, or its breaker is open
 │   │   └── TierFullError        it takes nothing more, and still answers
 │   └── EntryRefusedError        the entry does not belong there (too large, or file contents)
+├── PrivateKeyMissingError       the key ring does not have the key that something was sealed with
 ├── BlobMissingError             the bytes of a CachedFile are in no place that this process reaches
 └── InvalidationIncompleteError  SQL knows of an invalidation, but a tier could not be told yet
 
@@ -71,6 +72,25 @@ class CorruptEntryError(CacheError):
 
 class UnknownVersionError(CorruptEntryError):
     """An envelope that another version of this package wrote."""
+
+
+class PrivateKeyMissingError(CacheError):
+    """The key ring does not have the key that something was sealed with, or there is no ring.
+
+    Attributes:
+        key_id: Id of the key as the sealed bytes have it; empty where any key would do.
+    """
+
+    def __init__(self, key_id: str = "") -> None:
+        self.key_id = key_id
+        super().__init__(
+            f"the ring has no key like the {key_id!r} that sealed it"
+            if key_id
+            else "there is no key ring; set CACHE_BLOCKS_PRIVATE_KEYS to what `cache-blocks keys new` prints"
+        )
+
+    def __reduce__(self) -> tuple[type[PrivateKeyMissingError], tuple[str]]:
+        return type(self), (self.key_id,)
 
 
 class TierError(CacheError):

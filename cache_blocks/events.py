@@ -49,6 +49,8 @@ TIER_DOWN: Final = "tier-down"
 TIER_UP: Final = "tier-up"
 INVALIDATED: Final = "invalidated"
 NEAR_LIMIT: Final = "near-limit"
+REQUESTS: Final = "requests"
+TRANSFER: Final = "transfer"
 
 
 @record
@@ -103,13 +105,15 @@ class CacheEvent:
         action: ``lookup``, ``lost`` (a write that a tier did not take), ``unleased`` (computed without a lease),
             ``shared`` (took the result of an equal call),
             ``unstored`` (a result that could not be kept), ``near-limit`` (one that hardly could), ``computed``,
-            ``tier-down``, ``tier-up`` or ``invalidated``.
+            ``tier-down``, ``tier-up``, ``invalidated``; or, for many at once, ``requests`` to the object store and
+            ``transfer`` of bytes to and from it.
         kind: Name of the kind.
         key: Key, if it is about one.
-        outcome: Outcome of a lookup.
+        outcome: Outcome of a lookup; of requests ``put``, ``get`` or ``delete``, of a transfer ``up`` or ``down``.
         tier: Tier that it is about.
         reason: Why, in words for a person.
-        stored_bytes: Size of the payload as stored.
+        stored_bytes: Size of the payload as stored; of requests and invalidated entries their number, of a transfer
+            its bytes.
         seconds: What the lookup, or the computation, took.
         seconds_saved: Seconds of computing that a hit has spared, less the lookup.
         money: What the computation cost, in the currency of the settings.
@@ -135,6 +139,8 @@ class CacheEvent:
 
 Listener = Callable[[Sequence[CacheEvent]], None]
 """Takes events a moment after they were recorded, in bulk, such as an exporter of metrics."""
+Source = Callable[[], Sequence[CacheEvent]]
+"""Gives what has been counted since it was last asked."""
 
 
 class EventLog:
@@ -146,12 +152,16 @@ class EventLog:
         database: Connection.
         namespace: Environment.
         breaker: Breaker of SQL, which what is written by itself goes through; not what `flush` is asked to write.
+        source: Asked for more whenever events are delivered.
     """
 
-    def __init__(self, database: Database, namespace: str, breaker: Breaker | None = None) -> None:
+    def __init__(
+        self, database: Database, namespace: str, breaker: Breaker | None = None, source: Source = tuple
+    ) -> None:
         self._database = database
         self._namespace = namespace
         self._breaker = breaker
+        self._source = source
         self._listeners: list[Listener] = []
         self._new: list[CacheEvent] = []  # which listeners do not have yet
         self._buffer: list[CacheEvent] = []
@@ -171,12 +181,21 @@ class EventLog:
         with self._lock:
             self._new += events
             urgent = urgent or len(self._new) > _CROWD_EVENTS
-            if self._timer is None and not urgent and events:
-                self._timer = threading.Timer(_FLUSH_SECONDS, self._flush, [self._insert_guarded])
-                self._timer.daemon = True
-                self._timer.start()
+            if not urgent and events:
+                self._start_timer()
         if urgent:
             self._flush(self._insert_guarded)
+
+    def expect(self) -> None:
+        """See to it that what the source has to give is delivered and written within a moment."""
+        with self._lock:
+            self._start_timer()
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = threading.Timer(_FLUSH_SECONDS, self._flush, [self._insert_guarded])
+            self._timer.daemon = True
+            self._timer.start()
 
     def listen(self, listener: Listener) -> None:
         """Deliver what is recorded from now on to a function too; it must neither block nor raise."""
@@ -187,7 +206,7 @@ class EventLog:
         """Hand what has been recorded to the listeners, each event once."""
         with self._delivering:
             with self._lock:
-                new, self._new = self._new, []
+                new, self._new = [*self._new, *self._source()], []
                 self._keep(new)
             for listener in self._listeners if new else ():
                 listener(new)

@@ -9,7 +9,7 @@ import contextvars
 import random
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 _FIRST_WAIT: Final = 0.01
 _LONGEST_WAIT: Final = 0.25
 
-_computing: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar(
-    "cache_blocks_computing", default=frozenset[str]()
+_computing: contextvars.ContextVar[frozenset[tuple[str, str]]] = contextvars.ContextVar(
+    "cache_blocks_computing", default=frozenset[tuple[str, str]]()
 )
+"""Namespaces and keys."""
 
 
 @dataclass(slots=True)
@@ -43,6 +44,7 @@ class Ticket:
             that the result cannot be stored.
         started: When computing began, on the monotonic clock.
         usage: What the computation has consumed so far.
+        namespace: Environment that the key belongs to.
     """
 
     key: str
@@ -51,6 +53,7 @@ class Ticket:
     generations: Mapping[str, int] | None = None
     started: float = field(default_factory=time.monotonic)
     usage: dict[str, float] = field(default_factory=dict[str, float])
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class Flight:
         leases: Leases; None to compute without, as a refresh does.
         begin: Numbers a computation, see `Generations.begin`; None when its result will not be stored.
         on_unleased: Called with the reason when there can be no lease.
+        namespace: Environment that the key belongs to.
     """
 
     def __init__(
@@ -83,8 +87,10 @@ class Flight:
         leases: LeaseKeeper | None,
         begin: Callable[[tuple[str, ...]], tuple[int, Mapping[str, int]]] | None,
         on_unleased: Callable[[str], None],
+        namespace: str = "",
     ) -> None:
         self._key = key
+        self._namespace = namespace
         self._scopes = scopes
         self._look = look
         self._leases = leases
@@ -95,7 +101,7 @@ class Flight:
 
     def step(self) -> Turn:
         """Return what to do next."""
-        if self._leases is None or self._key in _computing.get():
+        if self._leases is None or (self._namespace, self._key) in _computing.get():
             return Turn(ticket=self._ticket(""))
         try:
             return self._step(self._leases)
@@ -137,13 +143,11 @@ class Flight:
 
     def _ticket(self, token: str) -> Ticket:
         """Number the computation before it begins; what is invalidated from now on will not be served."""
-        if self._begin is None:
-            return Ticket(self._key, token)
-        try:
-            fence, generations = self._begin(self._scopes)
-        except TierUnavailableError:
-            return Ticket(self._key, token)
-        return Ticket(self._key, token, fence, generations)
+        ticket = Ticket(self._key, token, namespace=self._namespace)
+        if self._begin is not None:
+            with suppress(TierUnavailableError):
+                ticket.fence, ticket.generations = self._begin(self._scopes)
+        return ticket
 
 
 _usage: contextvars.ContextVar[dict[str, float] | None] = contextvars.ContextVar("cache_blocks_usage", default=None)
@@ -152,7 +156,7 @@ _usage: contextvars.ContextVar[dict[str, float] | None] = contextvars.ContextVar
 @contextmanager
 def computing(ticket: Ticket) -> Generator[None]:
     """Mark that this context computes the ticket's key: an equal call inside it does not wait for itself."""
-    held = _computing.set(_computing.get() | {ticket.key})
+    held = _computing.set(_computing.get() | {(ticket.namespace, ticket.key)})
     noted = _usage.set(ticket.usage)
     ticket.started = time.monotonic()
     try:

@@ -8,7 +8,7 @@ mirrors it, so that an emptied database does not revive what was invalidated; Re
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -92,6 +92,20 @@ class Invalidator:
         if untold:
             raise InvalidationIncompleteError(told, untold, entries)
         return Invalidation(told, entries)
+
+    def invalidate_all(self, scopes: Sequence[str]) -> Invalidation:
+        """Do as `invalidate` does with several scopes, each whatever became of the others in tiers besides SQL."""
+        done: list[Invalidation | InvalidationIncompleteError] = []
+        for scope in scopes:
+            try:
+                done.append(self.invalidate(scope))
+            except InvalidationIncompleteError as error:
+                done.append(error)
+        told = [tier for tier in ("sql", *self._tellers) if all(tier in one.told for one in done)]
+        entries = sum(one.entries for one in done)
+        if untold := [tier for tier in self._tellers if tier not in told]:
+            raise InvalidationIncompleteError(told, untold, entries)
+        return Invalidation(tuple(told), entries)
 
     def catch_up(self, tier: str) -> int:
         """Tell a tier what it has missed, before it is trusted again; return how many numbers.

@@ -49,6 +49,8 @@ class CacheKind:
         large_binary: Results are file contents: they go to the object store only, and Redis and SQL keep a
             small descriptor.
         admit_seconds: Results that took less than this to compute are not worth keeping.
+        private: Results, what they were computed from and what they are called are kept encrypted, or as digests that
+            only who has the key ring can make. Needs ``CACHE_BLOCKS_PRIVATE_KEYS``.
 
     Raises:
         ConfigurationError: The lifetime is missing, or the places contradict each other.
@@ -62,6 +64,7 @@ class CacheKind:
     replica: bool = False
     large_binary: bool = False
     admit_seconds: float = 0.0
+    private: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tiers", frozenset(self.tiers))

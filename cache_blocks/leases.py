@@ -9,18 +9,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import redis
 import sqlalchemy as sa
 
 from cache_blocks.schema import LeaseRow, table
 from cache_blocks.tiers.base import unavailable
+from cache_blocks.tiers.redis_servers import OUTAGES, Script
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cache_blocks.database import Database
+    from cache_blocks.tiers.redis_servers import RedisServers
 
 FAILURE_MARK_SECONDS: Final = 2.0
 """How long a failure stays visible; longer than any waiter's poll."""
@@ -110,11 +111,9 @@ return 1
 class RedisLeases(LeaseBook):
     """Leases in Redis: one small key each, with an end."""
 
-    _outages: ClassVar[tuple[type[Exception], ...]] = (redis.RedisError, OSError)
-
-    def __init__(self, client: redis.Redis, namespace: str, seconds: float) -> None:
+    def __init__(self, servers: RedisServers, namespace: str, seconds: float) -> None:
         super().__init__(namespace, seconds)
-        self._client = client
+        self._servers = servers
 
     def acquire(self, key: str, token: str) -> LeaseView:
         """See `LeaseBook.acquire`."""
@@ -137,9 +136,10 @@ class RedisLeases(LeaseBook):
 
     def _run(self, script: str, key: str, *arguments: Any) -> Any:
         try:
-            return self._client.eval(script, 1, self._name(key), *arguments)  # pyright: ignore[reportUnknownMemberType]
-        except self._outages as error:
+            (answer,), _ = self._servers.run([Script(script, self._name(key), arguments)])
+        except OUTAGES as error:
             raise unavailable("redis", error) from error
+        return answer
 
 
 def _parse(answer: Sequence[Any]) -> LeaseView:

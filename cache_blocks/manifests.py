@@ -25,7 +25,7 @@ _LEAVES: Final = 40
 _DEPTH: Final = 4
 _ABSENT: Final = "(absent)"
 _LABELS: Final = {"version": "cache_version"}
-_NO_PARTS: Final = frozenset({"inputs", "main", "subject", "file"})
+_NO_PARTS: Final = frozenset({"inputs", "main", "subject", "file", "sealed"})
 """What a manifest holds besides parts of the key."""
 _SENSITIVE: Final = re.compile(
     r"passw|secret|token(?!s)|api_?key|credential|authori[sz]ation|private_?key", re.IGNORECASE

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cache_blocks import events as actions
 from cache_blocks.entry import Outcome
+from cache_blocks.wording import bytes_in_words, counted
 
 if TYPE_CHECKING:
     from cache_blocks.events import CacheEvent
@@ -114,6 +115,8 @@ class CacheMetrics:
         unleased: Computations without a lease, because the place of leases was down.
         unstored: Results that could not be kept.
         outages: How often a tier went down, by tier.
+        requests: To the object store, by what they are billed as: ``put`` (writing and listing), ``get``, ``delete``.
+        transfer: Bytes ``up`` to the object store and ``down`` from it.
     """
 
     by_kind: dict[str, KindMetrics] = field(default_factory=dict[str, KindMetrics])
@@ -122,6 +125,8 @@ class CacheMetrics:
     unleased: int = 0
     unstored: int = 0
     outages: Counter[str] = field(default_factory=Counter[str])
+    requests: Counter[str] = field(default_factory=Counter[str])
+    transfer: Counter[str] = field(default_factory=Counter[str])
 
     @classmethod
     def from_events(cls, events: Iterable[CacheEvent]) -> CacheMetrics:
@@ -148,6 +153,10 @@ class CacheMetrics:
                 self.unstored += number
             case actions.TIER_DOWN:
                 self.outages[event.tier] += number
+            case actions.REQUESTS:
+                self.requests[event.outcome] += event.stored_bytes
+            case actions.TRANSFER:
+                self.transfer[event.outcome] += event.stored_bytes
             case _:
                 pass
 
@@ -198,3 +207,20 @@ class CacheMetrics:
     def money_saved(self) -> float:
         """What computing the hits again would have cost, in the currency of the settings."""
         return sum(kind.money_saved for kind in self.by_kind.values())
+
+
+def traffic_in_words(metrics: CacheMetrics) -> str:
+    """Return what was asked of the object store, and what that is for 1,000 lookups; nothing if nothing was."""
+    requests = sum(metrics.requests.values())
+    if not requests:
+        return ""
+    by_class = ", ".join(f"{name} {metrics.requests[name]:,}" for name in ("put", "get", "delete"))
+    up, down = metrics.transfer["up"], metrics.transfer["down"]
+    words = f"{counted(requests, 'request')} ({by_class}), {bytes_in_words(up)} up, {bytes_in_words(down)} down"
+    if not metrics.total:
+        return words
+    each = 1000 / metrics.total
+    return (
+        f"{words}; for 1,000 lookups {requests * each:,.0f} requests, {bytes_in_words(round(up * each))} up, "
+        f"{bytes_in_words(round(down * each))} down"
+    )

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 UNKNOWN_GENERATION: Final = "its generation could not be learnt"
 NEVER_SEEN: Final = "never seen"
+KEY_MISSING: Final = "its private key is missing"
+IN_CLEAR: Final = "it is stored in clear, and its kind is private"
 INVALIDATED_BY: Final = "invalidated by "
 """How the reason begins; the scope follows."""
 
@@ -31,11 +33,13 @@ class Request:
         key: The key.
         tags: Tags that the entry is expected to have, so that their generations come with it.
         replicated: Whether the object store may have a copy that SQL does not know of.
+        private: Whether only a sealed entry counts.
     """
 
     key: str
     tags: tuple[str, ...] = ()
     replicated: bool = True
+    private: bool = False
 
 
 @record

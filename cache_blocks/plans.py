@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -14,11 +14,14 @@ import sqlalchemy as sa
 from cache_blocks import events as actions
 from cache_blocks.entry import Outcome
 from cache_blocks.schema import PlanRow, table
+from cache_blocks.sub_runs import Summed
 from cache_blocks.wording import counted, escaped, seconds_in_words
 
 if TYPE_CHECKING:
     from cache_blocks.database import Database
     from cache_blocks.events import CacheEvent
+    from cache_blocks.private.privacy import Privacy
+    from cache_blocks.sub_runs import SubRun
 
 VALID_SECONDS: Final = 24 * 3600.0
 """An older plan was not made for this run."""
@@ -73,9 +76,11 @@ class PlanLog:
     Args:
         database: Connection.
         namespace: Environment.
+        privacy: Hides the parameters where everything is private.
     """
 
-    def __init__(self, database: Database, namespace: str) -> None:
+    def __init__(self, database: Database, namespace: str, privacy: Privacy) -> None:
+        self._privacy = privacy
         self._database = database
         self._namespace = namespace
 
@@ -92,7 +97,12 @@ class PlanLog:
         """
         now = time.time()
         mine = _plan.c.namespace == self._namespace
-        row = {"flow": flow, "made_at": now, "parameters": dict(parameters), "stages": [dict(one) for one in stages]}
+        row = {
+            "flow": flow,
+            "made_at": now,
+            "parameters": self._kept(parameters),
+            "stages": [dict(one) for one in stages],
+        }
         with self._database.begin() as connection:
             connection.execute(sa.delete(_plan).where(mine, _plan.c.made_at < now - VALID_SECONDS))
             connection.execute(sa.insert(_plan), [{"id": secrets.token_hex(16), "namespace": self._namespace, **row}])
@@ -115,37 +125,56 @@ class PlanLog:
         )
         with self._database.read() as connection:
             plans = [SavedPlan(*row) for row in connection.execute(statement)]
-        return next((plan for plan in plans if _holds(plan.parameters, parameters)), None)
+        return next((plan for plan in plans if _holds(plan.parameters, self._kept(parameters))), None)
+
+    def _kept(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return parameters as plans keep them: what they say, or where everything is private, names for that."""
+        return (
+            {name: self._hidden(value) for name, value in parameters.items()}
+            if self._privacy.everything
+            else {**parameters}
+        )
+
+    def _hidden(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: self._hidden(inner) for name, inner in cast("dict[str, Any]", value).items()}
+        return self._privacy.name(repr(value), "parameter")
 
 
-def scores(plan: SavedPlan, events: Sequence[CacheEvent]) -> Iterator[Score]:
+def scores(plan: SavedPlan, events: Sequence[CacheEvent], sub_runs: Sequence[SubRun] = ()) -> Iterator[Score]:
     """Compare a plan with what happened.
 
     Args:
         plan: The plan.
         events: Events of the run.
+        sub_runs: Runs that it has started.
     """
-    hits = Counter(
-        event.origin.task for event in events if event.action == actions.LOOKUP and event.outcome == Outcome.HIT
-    )
-    computed = [event for event in events if event.action == actions.COMPUTED]
+    all_events = [*(Summed(event, 1) for event in events), *(summed for run in sub_runs for summed in run.sums)]
+    hits: Counter[str] = Counter()
+    computed: defaultdict[str, list[Summed]] = defaultdict(list[Summed])
+    for summed in all_events:
+        event = summed.event
+        if event.action == actions.LOOKUP and event.outcome == Outcome.HIT:
+            hits[event.origin.task] += summed.number
+        elif event.action == actions.COMPUTED:
+            computed[event.origin.task].append(summed)
     for stage in plan.stages:
         task = str(stage["task"])
         least = sum(cast("Mapping[str, int]", stage["hits"]).values())
-        mine = [event.seconds for event in computed if event.origin.task == task]
+        number = sum(summed.number for summed in computed[task])
         each = cast("Mapping[str, Any]", stage["seconds"] or {}).get("each", {}).get("median")
         yield Score(
             task=task,
             hits=(least, least + int(stage["unknown"])),
             real_hits=hits[task],
-            seconds=None if each is None else each * len(mine),
-            real_seconds=sum(mine),
+            seconds=None if each is None else each * number,
+            real_seconds=sum(summed.event.seconds for summed in computed[task]),
         )
 
 
-def score_section(plan: SavedPlan, events: Sequence[CacheEvent]) -> str:
+def score_section(plan: SavedPlan, events: Sequence[CacheEvent], sub_runs: Sequence[SubRun] = ()) -> str:
     """Return the markdown that sets a plan beside what happened."""
-    scored = list(scores(plan, events))
+    scored = list(scores(plan, events, sub_runs))
     right = sum(score.right for score in scored)
     made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(plan.made_at))
     lines = [

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cache_blocks import codec
 from cache_blocks.blobs import BlobStore
 from cache_blocks.calls import Found
 from cache_blocks.entry import Entry, Lookup, Outcome
-from cache_blocks.errors import BlobMissingError, CorruptEntryError, TierUnavailableError
+from cache_blocks.errors import BlobMissingError, CorruptEntryError, PrivateKeyMissingError, TierUnavailableError
 from cache_blocks.files import sourced_from
-from cache_blocks.plan import Request
+from cache_blocks.plan import KEY_MISSING, Request
+from cache_blocks.private.privacy import Privacy, told
+from cache_blocks.private.sealing import is_sealed
 from cache_blocks.tiers.chain import Chain
 from cache_blocks.values import codec_of
 
@@ -25,10 +26,14 @@ class Reader:
         blobs: Contents of files.
         clock: Seconds since the epoch, by which expiry is judged.
         promote: Whether hits are copied to faster tiers.
+        privacy: Opens what is sealed.
     """
 
-    def __init__(self, chain: Chain, blobs: BlobStore, clock: Callable[[], float], *, promote: bool) -> None:
+    def __init__(
+        self, chain: Chain, blobs: BlobStore, clock: Callable[[], float], privacy: Privacy, *, promote: bool
+    ) -> None:
         self._chain = chain
+        self._privacy = privacy
         self._blobs = blobs
         self._clock = clock
         self._promote = promote
@@ -36,6 +41,11 @@ class Reader:
     def look(self, requests: Sequence[Request], *, promote: bool = True) -> dict[str, Lookup]:
         """Return what there is under each key, or why there is nothing; decode nothing."""
         found = self._chain.lookup(requests, self._clock(), promote=promote and self._promote)
+        for request in requests:
+            if (entry := found[request.key].entry) is None:
+                continue
+            if (refused := self._privacy.refuse(entry, private=request.private)) is not None:
+                found[request.key] = refused
         with_files = {key: lookup.entry for key, lookup in found.items() if lookup.entry and lookup.entry.blobs}
         return found | self._without_files(with_files) if with_files else found
 
@@ -52,12 +62,19 @@ class Reader:
             return Found(lookup)
         try:
             return Found(lookup, self.value_of(lookup.entry, annotation))
+        except PrivateKeyMissingError as error:  # that of a file whose contents are the value
+            return Found(Lookup(Outcome.MISS, lookup.tier, reason=f"{KEY_MISSING}: {error}"))
         except (CorruptEntryError, BlobMissingError) as error:
-            return Found(Lookup(Outcome.CORRUPT, lookup.tier, reason=str(error)))
+            reason = told(error, private=is_sealed(lookup.entry.payload))
+            return Found(Lookup(Outcome.CORRUPT, lookup.tier, reason=reason))
 
     def value_of(self, entry: Entry, annotation: Any) -> Any:
         """Return an entry's value; its files find their bytes in this cache."""
-        return self.value_of_json(codec.payload_of(entry), annotation)
+        return self.value_of_json(self.json_of(entry), annotation)
+
+    def json_of(self, entry: Entry) -> bytes:
+        """Return an entry's payload as JSON, opened if it is sealed; raises `CacheError` when it is not what it was."""
+        return self._privacy.json_of(entry)
 
     def value_of_json(self, json: bytes, annotation: Any) -> Any:
         """Return the value of a payload."""

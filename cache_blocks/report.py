@@ -14,9 +14,10 @@ from cache_blocks.charts import Bar, Panel, Series, columns_chart, data_uri, sha
 from cache_blocks.drawing import DARK_INK, OPPOSITE_INK, Paint
 from cache_blocks.entry import Outcome
 from cache_blocks.events import CacheEvent
-from cache_blocks.metrics import CacheMetrics, KindMetrics
+from cache_blocks.metrics import CacheMetrics, KindMetrics, traffic_in_words
 from cache_blocks.reasons import NO_KIND, reason_section, warnings_of
 from cache_blocks.runs import Run
+from cache_blocks.sub_runs import SubRun, metrics_of, number_of, sub_run_warnings, sub_runs_section
 from cache_blocks.wording import (
     NONE,
     bytes_in_words,
@@ -75,6 +76,7 @@ def render_report(
     title: str,
     note: str = "",
     before: Sequence[Run] = (),
+    sub_runs: Sequence[SubRun] = (),
     warnings: Sequence[str] = (),
     sections: Sequence[str] = (),
     currency: str = "",
@@ -87,27 +89,35 @@ def render_report(
         title: What ran.
         note: What became of it, as a sentence.
         before: Earlier runs of the same flow, oldest first.
+        sub_runs: Runs that it has started; all figures are of it and of them together.
         warnings: What somebody may want to see to besides what the events say; plain text.
         sections: Further blocks of markdown, shown below the charts.
         currency: Of the money saved; empty where no prices are set, and no money is shown.
         ui_url: Address of Prefect's UI, for links; without one they lead to the UI that shows the report.
     """
-    metrics = CacheMetrics.from_events(events)
-    warned = [*warnings_of(events, ui_url), *(escaped(warning, 300) for warning in warnings)]
+    metrics = metrics_of(events, sub_runs)
+    invalidations = number_of(actions.INVALIDATED, events, sub_runs)
+    warned = [
+        *sub_run_warnings(sub_runs, ui_url),
+        *warnings_of(events, ui_url),
+        *(escaped(warning, 300) for warning in warnings),
+    ]
     lookups = [event for event in events if event.action == actions.LOOKUP]
     misses = [event for event in lookups if event.outcome not in (Outcome.HIT, Outcome.BYPASSED)]
     bypassed = [event for event in lookups if event.outcome == Outcome.BYPASSED]
     blocks = [
         f"# {_headline(metrics.whole, currency)}",
-        _counts(title, metrics, events, warned, currency),
+        _counts(title, metrics, invalidations, warned, currency),
         f"**{note}**" if note else "",
         _comparison(metrics.whole, before[-1], currency, ui_url) if before and metrics.total else "",
     ]
     if warned:
         blocks += ["## Warnings", "\n".join(f"- {warning}" for warning in warned)]
     blocks += [*_tiers_chart(metrics, currency), *_runs_chart(metrics.whole, before), *sections]
+    blocks += sub_runs_section(sub_runs, ui_url)
     blocks += [*reason_section("Misses", misses, ui_url), *reason_section("Bypassed", bypassed, ui_url)]
     blocks += _kinds(metrics, currency)
+    blocks += [f"Object store: {used}."] if (used := traffic_in_words(metrics)) else []
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -138,19 +148,16 @@ def _headline(whole: KindMetrics, currency: str) -> str:
     return f"{hit}, {seconds_in_words(whole.seconds_saved)}{money} saved"
 
 
-def _counts(
-    title: str, metrics: CacheMetrics, events: Sequence[CacheEvent], warnings: Sequence[str], currency: str
-) -> str:
+def _counts(title: str, metrics: CacheMetrics, invalidations: int, warnings: Sequence[str], currency: str) -> str:
     whole = metrics.whole
     spent = f" for {money_in_words(whole.money_spent, currency)}" if currency else ""
-    invalidated = sum(event.action == actions.INVALIDATED for event in events)
     parts = [
         (whole.total, f"{whole.hits:,} of {counted(whole.total, 'lookup')} hit"),
         (whole.misses, counted(whole.misses, "miss", "misses")),
         (metrics.shared, f"{metrics.shared:,} of the misses took the result of an equal call"),
         (whole.computed, f"{whole.computed:,} computed in {seconds_in_words(whole.compute_seconds)}{spent}"),
         (whole.bypassed, f"{whole.bypassed:,} bypassed"),
-        (invalidated, counted(invalidated, "invalidation")),
+        (invalidations, counted(invalidations, "invalidation")),
         (len(warnings), f"**{counted(len(warnings), 'warning')}**"),
     ]
     return " · ".join([f"**{escaped(title, 120)}**", *(words for count, words in parts if count)])

@@ -5,28 +5,32 @@ A row a run, which stays when the run's events are aged out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from cache_blocks.metrics import CacheMetrics
-from cache_blocks.schema import RunRow, table
+from cache_blocks.events import CacheEvent, Origin
+from cache_blocks.schema import EventRow, RunRow, table
+from cache_blocks.sub_runs import Summed
 
 if TYPE_CHECKING:
     from cache_blocks.database import Database
-    from cache_blocks.events import CacheEvent
+    from cache_blocks.metrics import CacheMetrics
 
 SHOWN: Final = 20
 """How many runs of a flow a report shows, its own among them."""
 
-_run = table(RunRow)
+_run, _event = table(RunRow), table(EventRow)
+_IDS: Final = 500
+"""How many runs one statement asks for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a flow run's events add up to.
+    """What the events of a flow run and its sub-runs add up to.
 
     Attributes:
         flow_run_id: The run.
@@ -51,14 +55,13 @@ class Run:
     money_spent: float = 0.0
 
     @classmethod
-    def from_events(cls, flow_run_id: str, events: Iterable[CacheEvent]) -> Run:
-        """Return what the events of a run add up to."""
-        events = list(events)
-        whole = CacheMetrics.from_events(events).whole
+    def from_metrics(cls, flow_run_id: str, metrics: CacheMetrics, *, flow: str, at: float) -> Run:
+        """Return the row of a run with these figures."""
+        whole = metrics.whole
         return cls(
             flow_run_id=flow_run_id,
-            flow=next((event.origin.flow for event in events if event.origin.flow), ""),
-            at=min((event.at for event in events), default=0.0),
+            flow=flow,
+            at=at,
             lookups=whole.total,
             hits=whole.hits,
             seconds_saved=whole.seconds_saved,
@@ -107,3 +110,45 @@ class Runs:
         with self._database.read() as connection:
             found = [Run(**row) for row in connection.execute(statement).mappings()]
         return found[::-1]
+
+    def summed(self, flow_run_ids: Sequence[str]) -> Mapping[str, Sequence[Summed]]:
+        """Return the events of runs, added up, by run.
+
+        Raises:
+            TierUnavailableError: SQL does not answer.
+        """
+        found: defaultdict[str, list[Summed]] = defaultdict(list[Summed])
+        with self._database.read() as connection:
+            for start in range(0, len(flow_run_ids), _IDS):
+                for row in connection.execute(self._summing(flow_run_ids[start : start + _IDS])).mappings():
+                    found[row["flow_run_id"]].append(_summed(row))
+        return found
+
+    def _summing(self, flow_run_ids: Sequence[str]) -> sa.Select[Any]:
+        alike = [_event.c[name] for name in _ALIKE]
+        sums = (sa.func.sum(_event.c[name]).label(name) for name in _SUMS)
+        mine = (_event.c.namespace == self._namespace) & _event.c.flow_run_id.in_(flow_run_ids)
+        columns = (*alike, *sums, sa.func.min(_event.c.at).label("at"), sa.func.count().label("number"))
+        return sa.select(*columns).where(mine).group_by(*alike).order_by(*alike)
+
+
+_ALIKE: Final = ("flow_run_id", "flow", "task", "action", "kind", "outcome", "tier", "cause")
+_SUMS: Final = ("stored_bytes", "seconds", "seconds_saved", "money", "money_saved")
+
+
+def _summed(row: sa.RowMapping) -> Summed:
+    event = CacheEvent(
+        action=row["action"],
+        kind=row["kind"],
+        outcome=row["outcome"],
+        tier=row["tier"],
+        reason=row["cause"],
+        stored_bytes=int(row["stored_bytes"]),
+        seconds=float(row["seconds"]),
+        seconds_saved=float(row["seconds_saved"]),
+        money=float(row["money"]),
+        money_saved=float(row["money_saved"]),
+        origin=Origin(flow_run_id=row["flow_run_id"], flow=row["flow"], task=row["task"]),
+        at=float(row["at"]),
+    )
+    return Summed(event, int(row["number"]))

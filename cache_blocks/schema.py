@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Final, cast
 
-from sqlalchemy import JSON, BigInteger, Column, Float, Index, LargeBinary, Table, text
+from sqlalchemy import JSON, BigInteger, Column, ColumnElement, Float, Index, LargeBinary, Table, literal_column, text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
+
+LARGE_BYTES: Final = 65536
+"""From which size on entries can be listed by their size: payload and files."""
+_IS_LARGE: Final = f"stored_bytes + blob_bytes >= {LARGE_BYTES}"
 
 
 class CacheTable(SQLModel, registry=registry()):
@@ -21,7 +25,15 @@ class EntryRow(CacheTable, table=True):
         Index("ix_cache_blocks_entry_expiry", "namespace", "kind", "expires_at", "key"),
         # Listings walk one of these, and tell by its last column which entries are large without reading their rows.
         Index("ix_cache_blocks_entry_time", "namespace", "created_at", "key", text("(stored_bytes + blob_bytes)")),
-        Index("ix_cache_blocks_entry_size", "namespace", text("(stored_bytes + blob_bytes)"), "key"),
+        # Sizes are in no order that anything else is in, so that most writes would touch a page of their own for it.
+        Index(
+            "ix_cache_blocks_entry_large",
+            "namespace",
+            text("(stored_bytes + blob_bytes)"),
+            "key",
+            sqlite_where=text(_IS_LARGE),
+            postgresql_where=text(_IS_LARGE),
+        ),
         Index(
             "ix_cache_blocks_entry_kind", "namespace", "kind", "created_at", "key", text("(stored_bytes + blob_bytes)")
         ),
@@ -57,13 +69,13 @@ class TagRow(CacheTable, table=True):
 
     __tablename__: ClassVar[Any] = "cache_blocks_tag"  # SQLModel declares a function here
     __table_args__ = (
-        Index("ix_cache_blocks_tag_key", "namespace", "key", "tag"),  # covers, else SQLite prefers one that does
         Index("ix_cache_blocks_tag_time", "namespace", "tag", "created_at", "key"),
+        {"sqlite_with_rowid": False},  # all that there is of a tag is in its key: one tree to write instead of two
     )
 
     namespace: str = Field(primary_key=True, max_length=64)
-    tag: str = Field(primary_key=True, max_length=200)
     key: str = Field(primary_key=True, max_length=220)
+    tag: str = Field(primary_key=True, max_length=200)
     created_at: float = Field(sa_column=Column(Float(53), nullable=False, server_default="0"))
 
 
@@ -229,6 +241,12 @@ class PlanRow(CacheTable, table=True):
     made_at: float = Field(sa_column=Column(Float(53), nullable=False))
     parameters: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     stages: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
+
+
+def is_large() -> ColumnElement[bool]:
+    """Return whether an entry is in the index by size; the limit is no parameter, or no database would know it."""
+    entry = table(EntryRow).c
+    return entry.stored_bytes + entry.blob_bytes >= literal_column(str(LARGE_BYTES), BigInteger)
 
 
 def table(row: type[CacheTable]) -> Table:

@@ -31,7 +31,7 @@ class CacheSettings(BaseSettings):
     home: Path = Field(default=Path("~/.cache-blocks"), description="Root of the embedded defaults.")
     redis_url: SecretStr = Field(
         default=SecretStr("memory://"),
-        description="Hot tier: redis:// or rediss://; memory:// keeps it in this process.",
+        description="Hot tier: redis://, rediss://, redis+sentinel:// or redis+cluster://; memory:// is this process.",
     )
     database_url: SecretStr = Field(
         default=SecretStr(""), description="SQL tier as an SQLAlchemy URL; a SQLite file under home by default."
@@ -50,15 +50,21 @@ class CacheSettings(BaseSettings):
     redis_timeout_seconds: PositiveFloat = Field(default=0.5, description="Per call, before the breaker opens.")
     database_timeout_seconds: PositiveFloat = Field(default=2.0, description="Per call, before the breaker opens.")
     object_store_timeout_seconds: PositiveFloat = Field(default=5.0, description="Per call, before the breaker opens.")
+    database_connections: int = Field(
+        default=4, gt=0, description="Most connections of one process to PostgreSQL; it keeps one when idle."
+    )
     breaker_seconds: PositiveFloat = Field(
         default=5.0, description="How long a tier that failed is skipped before it is probed again."
     )
     memory_max_bytes: int = Field(default=64 * 1024 * 1024, gt=0, description="Budget of the in-process hot tier.")
+    local_files_max_bytes: int = Field(
+        default=10 * 1024**3, gt=0, description="Budget of the local copies of files; the least recently used go."
+    )
     event_days: PositiveFloat = Field(
         default=30.0, description="How long single events are kept; what a day adds up to is known for 400."
     )
     block: str = Field(
-        default="default", description="Name of the saved Prefect block through which results are loaded later."
+        default="", description="Name of the saved Prefect block for loading results later; by default the namespace's."
     )
     prefect_events: bool = Field(default=True, description="Whether hits, misses and outages become Prefect events.")
     hit_rate_alert: float = Field(
@@ -68,6 +74,11 @@ class CacheSettings(BaseSettings):
         default_factory=dict, description="JSON: by kind, prices of audio_minute, tokens_in, tokens_out, compute_hour."
     )
     currency: str = Field(default="USD", max_length=8, description="Of the prices, for people.")
+    private: bool = Field(default=False, description="Treat every kind as private: encrypted, its names hidden.")
+    private_keys: SecretStr = Field(
+        default=SecretStr(""), description="Key ring of private kinds; `cache-blocks keys new` prints one."
+    )
+    private_keys_block: str = Field(default="", description="Prefect Secret block that holds the key ring instead.")
     strict: bool = Field(
         default=False, description="Raise, rather than report, when an argument has no deterministic digest."
     )
@@ -80,6 +91,8 @@ class CacheSettings(BaseSettings):
             derived["database_url"] = SecretStr(_sqlite_url(home / "cache.db"))
         if not self.object_store_url.get_secret_value():
             derived["object_store_url"] = SecretStr(f"file://{home / 'objects'}")  # fsspec decodes no URI
+        if not self.block:  # in the letters that Prefect allows
+            derived["block"] = self.namespace.lower().replace("_", "-")
         for name, value in derived.items():
             object.__setattr__(self, name, value)  # frozen for everybody else
         return self
@@ -88,6 +101,11 @@ class CacheSettings(BaseSettings):
     def hot_tier_is_local(self) -> bool:
         """Whether the hot tier lives in this process only."""
         return self.redis_url.get_secret_value().startswith("memory:")
+
+    @property
+    def local_files(self) -> Path:
+        """Where this machine keeps copies of the namespace's blobs."""
+        return self.home / "files" / self.namespace
 
     def prices_of(self, kind: str) -> Prices:
         """Return what results of a kind cost to compute; nothing where no price is set."""

@@ -21,7 +21,7 @@ _BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0
 
 @dataclass(frozen=True, slots=True)
 class _Instruments:
-    """What is measured. Each carries the attributes ``kind``, ``tier`` and ``outcome`` as far as they apply."""
+    """What is measured. Each carries the attributes ``namespace``, ``kind``, ``tier`` and ``outcome`` that apply."""
 
     lookups: Any
     duration: Any
@@ -29,33 +29,38 @@ class _Instruments:
     saved: Any
     lost: Any
     changes: Any
+    requests: Any
+    transfer: Any
     other: Any
 
 
-def observe(new: Iterable[events.CacheEvent]) -> None:
-    """Add events to the metrics."""
+def observe(namespace: str, new: Iterable[events.CacheEvent]) -> None:
+    """Add events of a namespace to the metrics."""
     if (known := instruments()) is None:
         return
     for event in new:
-        _observe(known, event)
+        _observe(known, event, {"namespace": namespace})
 
 
-def _observe(known: _Instruments, event: events.CacheEvent) -> None:
+def _observe(known: _Instruments, event: events.CacheEvent, of: dict[str, str]) -> None:
     match event.action:
         case events.LOOKUP:
-            attributes = {"kind": event.kind, "tier": event.tier, "outcome": str(event.outcome)}
+            attributes = of | {"kind": event.kind, "tier": event.tier, "outcome": str(event.outcome)}
             known.lookups.add(1, attributes)
             if event.outcome != Outcome.BYPASSED:
                 known.duration.record(event.seconds, attributes)
             if event.outcome == Outcome.HIT:
                 known.size.add(event.stored_bytes, attributes)
-                known.saved.add(max(event.seconds_saved, 0.0), {"kind": event.kind, "tier": event.tier})
+                known.saved.add(max(event.seconds_saved, 0.0), of | {"kind": event.kind, "tier": event.tier})
         case events.LOST:
-            known.lost.add(1, {"kind": event.kind, "tier": event.tier})
+            known.lost.add(1, of | {"kind": event.kind, "tier": event.tier})
         case events.TIER_DOWN | events.TIER_UP:
-            known.changes.add(1, {"tier": event.tier, "state": event.action.removeprefix("tier-")})
+            known.changes.add(1, of | {"tier": event.tier, "state": event.action.removeprefix("tier-")})
+        case events.REQUESTS | events.TRANSFER:
+            used = known.requests if event.action == events.REQUESTS else known.transfer
+            used.add(event.stored_bytes, of | {"tier": event.tier, "outcome": event.outcome})
         case _:
-            known.other.add(1, {"kind": event.kind, "action": event.action})
+            known.other.add(1, of | {"kind": event.kind, "action": event.action})
 
 
 @cache
@@ -79,5 +84,7 @@ def instruments() -> _Instruments | None:
         saved=counter("cache_blocks.saved", "s", "Seconds of computing that hits have spared."),
         lost=counter("cache_blocks.writes.lost", "{write}", "Writes that a tier did not take."),
         changes=counter("cache_blocks.tier.changes", "{change}", "How often a tier went down or came back."),
+        requests=counter("cache_blocks.requests", "{request}", "Requests to the object store, by what they cost."),
+        transfer=counter("cache_blocks.transfer", "By", "Bytes that went up to the object store and down from it."),
         other=counter("cache_blocks.events", "{event}", "Invalidations, shared results and what was not stored."),
     )

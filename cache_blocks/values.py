@@ -26,6 +26,7 @@ from cache_blocks.wrapping import WAY_OUT, check_text_tree, plain_json, refuse_f
 _PLAIN: Final = (Any, object, None, type(None), bool, int, float, str, list, dict)
 _JSON_BYTES = pydantic.ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 _CONTENTS: Final = b'{"$contents":'
+_KEPT: Final = "__cache_blocks_returns__"
 
 
 Spool = Callable[[bytes], CachedFile]
@@ -166,11 +167,22 @@ def codec_of(annotation: Any) -> ValueCodec:
 
 def return_annotation(function: Callable[..., Any]) -> Any:
     """Return what a function says that it returns; ``Any`` when it says nothing or cannot be resolved."""
+    if (kept := getattr(function, _KEPT, None)) is not None:
+        return kept[0]
     try:
         annotation = _resolved_annotation(function)
     except (NameError, TypeError):
         annotation = getattr(function, "__annotations__", {}).get("return", Any)
     return Any if isinstance(annotation, str) else annotation
+
+
+def keep_return_annotation(function: Callable[..., Any]) -> None:
+    """Let what a function says that it returns survive pickling.
+
+    A function that is pickled by value takes only those globals along that its code names, so that annotations which
+    are text (``from __future__ import annotations``) could not be resolved in the other process.
+    """
+    setattr(function, _KEPT, (return_annotation(function),))
 
 
 @functools.lru_cache(maxsize=512)

@@ -12,17 +12,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from typing import TYPE_CHECKING, Any, Final
 
-from cache_blocks.fingerprint import digest_path
+from cache_blocks.tiers.s3_parts import etag_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from cache_blocks.files import CachedFile
+    from cache_blocks.private.files import PrivateFiles
     from cache_blocks.tiers.object_store import ObjectStore
 
 _REMEMBERED: Final = 10_000
@@ -40,10 +40,12 @@ class Wholeness:
     Args:
         store: Where the blobs are.
         folder: Where those that have to be read are put for a moment.
+        private: Knows what is in the private ones.
     """
 
-    def __init__(self, store: ObjectStore, folder: Path) -> None:
+    def __init__(self, store: ObjectStore, folder: Path, private: PrivateFiles) -> None:
         self._store = store
+        self._private = private
         self._folder = folder
         self._verified: dict[str, str] = {}  # by digest, the mark of bytes that this process has stored or read
 
@@ -65,7 +67,7 @@ class Wholeness:
             found: Its details.
         """
         if self._store.local_root is not None:
-            return digest_path(path) == digest
+            return self._private.holds(path, digest)
         if _mark(found) in ("", mark, self._verified.get(digest)):
             return True
         return self._is_right(path, digest) and self.remember(digest, found) != ""
@@ -76,7 +78,7 @@ class Wholeness:
         copy.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._store.fetch_file(path, copy)
-            return digest_path(copy) == digest
+            return self._private.holds(copy, digest)
         finally:
             copy.unlink(missing_ok=True)
 
@@ -84,11 +86,15 @@ class Wholeness:
         """Whether an object of the right size is known to have a file's bytes, so that it need not be stored again."""
         try:
             if self._store.local_root is not None:
-                return digest_path(path) == file.digest
+                return self._private.holds(path, self._private.name_of(file))
         except FileNotFoundError:
             return False
-        present = _mark(found)
-        return bool(present) and present in (self._verified.get(file.digest), _md5(file.local_path))
+        known = self._verified.get(self._private.name_of(file)), self._expected(file.local_path)
+        return (present := _mark(found)) != "" and present in known
+
+    def _expected(self, source: Path | None) -> str:
+        """Return the mark that S3 gives to a file's bytes, as far as it can be known."""
+        return etag_of(source) if source is not None and self._store.is_s3 else ""
 
     def remember(self, digest: str, found: Mapping[str, Any]) -> str:
         """Remember, and return, the mark of bytes that were just stored or read; none where damage is seen anyway."""
@@ -102,11 +108,3 @@ class Wholeness:
 
 def _mark(details: Mapping[str, Any]) -> str:
     return next((str(details[name]).strip('"') for name in _MARKS if details.get(name)), "")
-
-
-def _md5(source: Path | None) -> str:
-    """Return what S3 gives as the mark of an object that was stored in one piece."""
-    if source is None:
-        return ""
-    with source.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -12,8 +12,9 @@ from cache_blocks.calls import Call
 from cache_blocks.entry import Entry
 from cache_blocks.errors import TierUnavailableError, UnsupportedValueError
 from cache_blocks.events import LOST, NEAR_LIMIT, CacheEvent, origin_now
-from cache_blocks.files import CachedFile
+from cache_blocks.files import CachedFile, kept_privately
 from cache_blocks.flights import Ticket
+from cache_blocks.private.privacy import Privacy
 from cache_blocks.tiers.chain import Chain
 from cache_blocks.values import Encoded, codec_of
 from cache_blocks.wording import bytes_in_words
@@ -45,6 +46,7 @@ class Writer:
         namespace: Environment that entries belong to.
         clock: Seconds since the epoch, from which lifetimes count.
         record: Takes the events of writes that a tier did not take.
+        privacy: Seals what is private.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class Writer:
         namespace: str,
         clock: Callable[[], float],
         record: Callable[[Iterable[CacheEvent]], None],
+        privacy: Privacy,
     ) -> None:
         self._chain = chain
+        self._privacy = privacy
         self._blobs = blobs
         self._namespace = namespace
         self._clock = clock
@@ -67,7 +71,10 @@ class Writer:
         Raises:
             UnsupportedValueError: It cannot be given back as it is.
         """
-        encoded = codec_of(call.annotation).encode(value, self._blobs.spool if call.kind.large_binary else None)
+        with kept_privately(call.private):
+            encoded = codec_of(call.annotation).encode(value, self._blobs.spool if call.kind.large_binary else None)
+        if call.private:
+            encoded = replace(encoded, files=tuple(file.as_private() for file in encoded.files))
         if len(encoded.json) > codec.MAX_PAYLOAD_BYTES:
             raise UnsupportedValueError(f"the result takes {len(encoded.json)} bytes of JSON; return a file instead")
         return encoded
@@ -92,6 +99,7 @@ class Writer:
         Raises:
             UnsupportedValueError: One is larger than its kind keeps; nothing is stored.
             BlobMissingError: A produced file is gone.
+            PrivateKeyMissingError: One is private, and there is no key ring.
             TierUnavailableError: No tier took one of them, or SQL does not say what has been invalidated.
         """
         admitted = [one for one in computed if one.seconds >= one.call.kind.admit_seconds]
@@ -102,7 +110,7 @@ class Writer:
         return kept | {key for key, stored in settled.items() if stored and files[key]}
 
     def _with_blobs(self, entry: Entry, files: Iterable[CachedFile]) -> Entry:
-        marks = {file.digest: self._blobs.put(file) for file in files}
+        marks = {self._blobs.private.name_of(file): self._blobs.put(file) for file in files}
         return replace(entry, marks={digest: mark for digest, mark in marks.items() if mark}) if marks else entry
 
     def _entry(self, computed: Computed) -> Entry:
@@ -110,6 +118,8 @@ class Writer:
         if ticket.generations is None:
             raise TierUnavailableError("sql", "does not say what has been invalidated")
         payload = codec.compress(encoded.json)
+        if call.private:
+            payload = self._privacy.sealed(call.key, payload)
         placement = plan.placement(call.kind, len(payload))
         if not placement:
             raise UnsupportedValueError(
@@ -133,7 +143,7 @@ class Writer:
             placement=placement,
             size=len(encoded.json),
             payload=payload,
-            blobs=_sizes(encoded.files),
+            blobs={self._blobs.private.name_of(file): self._blobs.private.size_of(file) for file in encoded.files},
             usage=dict(ticket.usage),
             manifest=_described(call),
         )
@@ -157,7 +167,3 @@ def _described(call: Call) -> dict[str, Any]:
     """Return the manifest, with what people know the work by: later misses of the same are compared with it."""
     subject = origin_now().subject
     return {**call.manifest(), **({"subject": subject} if subject else {})}
-
-
-def _sizes(files: Iterable[CachedFile]) -> dict[str, int]:
-    return {file.digest: file.size for file in files}

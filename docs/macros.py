@@ -19,6 +19,7 @@ from cache_blocks.kinds import BUILT_IN_KINDS
 from cache_blocks.wording import bytes_in_words
 
 _DERIVED: Final = {
+    "block": "the namespace",
     "database_url": "`cache.db`, a SQLite file under home",
     "object_store_url": "`objects`, a folder under home",
 }

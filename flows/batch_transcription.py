@@ -1,7 +1,7 @@
 """``batch-transcription``: normalise, transcribe and improve every recording of a source; only what is new costs."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
@@ -13,69 +13,27 @@ from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
-from prefect.task_runners import ThreadPoolTaskRunner
-from pydantic import BaseModel, Field
+from prefect.task_runners import TaskRunner
+from pydantic import Field
 from sqlalchemy.exc import SQLAlchemyError
 
 from cache_blocks import CacheError, cached_map
 from flows.outputs import Output, RecordingResult, output_stems
 from flows.planning import BatchPlan, plan_batch_transcription
 from flows.reading import failed, read_all
+from flows.runners import Runner, runner_of
+from flows.sharding import Sharded, run_sharded
+from flows.shards import Sharding
 from flows.sources import Recording, find_recordings
 from flows.stages import Readable, Recipe, Staged, run_stages
+from flows.summary import BatchFailedError, BatchSummary
 from tasks.audio import AudioOptions, ChunkOptions
 from tasks.engines import EngineConfig
 from tasks.enhancement import EnhancerConfig
-from tasks.errors import PipelineError
+from tasks.naming import shown_name
 from tasks.preferences import Preferences, load_preferences
 from tasks.search import IndexedTranscripts, index_transcript, indexed_transcripts
 from tasks.transcript import Transcript
-
-
-class BatchSummary(BaseModel):
-    """What became of a batch.
-
-    Attributes:
-        source: Where the recordings came from.
-        output: Where the outputs are.
-        results: One per recording, in order of their names.
-        seconds: How long the batch took.
-        written: Output files that were new or different.
-    """
-
-    source: str
-    output: str
-    results: list[RecordingResult]
-    seconds: float
-    written: int
-
-    @property
-    def failed(self) -> list[RecordingResult]:
-        """Recordings without outputs."""
-        return [result for result in self.results if result.status == "failed"]
-
-    def sentence(self) -> str:
-        """Return the summary in a sentence, naming what failed."""
-        done = len(self.results) - len(self.failed)
-        reasons = "; ".join(f"{result.name}: {result.reason}" for result in self.failed[:5])
-        more = f" and {len(self.failed) - 5} more" if len(self.failed) > 5 else ""  # noqa: PLR2004 - the five above
-        failures = f", {len(self.failed)} failed ({reasons}{more})" if self.failed else ""
-        return f"{done} of {len(self.results)} recordings done{failures}; {self.written} files written to {self.output}"
-
-
-class BatchFailedError(PipelineError):
-    """Not one recording of a batch could be done.
-
-    Attributes:
-        summary: What became of each.
-    """
-
-    def __init__(self, summary: BatchSummary) -> None:
-        self.summary = summary
-        super().__init__(summary)
-
-    def __str__(self) -> str:
-        return self.summary.sentence()
 
 
 def _flow_run_name() -> str:
@@ -84,7 +42,7 @@ def _flow_run_name() -> str:
 
 
 @flow(name="batch-transcription", flow_run_name=_flow_run_name)
-def batch_transcription(
+def batch_transcription(  # noqa: PLR0913 - parameters of a flow are given by name
     source: str,
     output: str,
     engine: EngineConfig = EngineConfig(),  # noqa: B008 - frozen
@@ -94,7 +52,10 @@ def batch_transcription(
     chunks: ChunkOptions | None = None,
     concurrency: int = Field(default=2, ge=1, le=64),
     storage_options: dict[str, Any] | None = None,
-    plan: bool = False,  # noqa: FBT001, FBT002 - parameters of a flow are given by name
+    *,
+    runner: Runner = "thread",
+    plan: bool = False,
+    shards: Sharding | None = None,
 ) -> State[BatchSummary] | State[BatchPlan]:
     """Transcribe every recording of a source.
 
@@ -108,17 +69,22 @@ def batch_transcription(
         user: Whose preferences (language, style, vocabulary) hold; empty for the defaults.
         audio: How sound is normalised.
         chunks: Cut long recordings at silences into chunks of this kind.
-        concurrency: Recordings worked on at the same time.
+        concurrency: Recordings worked on at the same time; with a cluster's address, its workers decide.
         storage_options: Handed to fsspec for URLs; leave secrets to the environment, parameters are shown in the UI.
+        runner: What computes what is not cached: thread, process, dask or ray on this machine, or the address of
+            a Dask scheduler (``tcp://host:8786``) or of a Ray cluster (``ray://host:10001``).
         plan: Compute nothing; tell what would be, in the artifact ``cache-plan``.
+        shards: How a large batch is spread over all workers; by default all of it is done here.
 
     Returns:
         A completed state with the `BatchSummary`, or the `BatchPlan`; a failed one with `BatchFailedError` if no
-        recording could be done.
+        recording could be done, or a shard was lost.
 
     Raises:
         SourceError: There is no such source, or no recording in it.
         EngineError: There is no such speech model.
+        RunnerError: The runner needs an extra that is not installed, or its cluster does not answer.
+        ShardError: The batch is to be sharded, and there is no such deployment.
     """
     logger = get_run_logger()
     started = time.monotonic()
@@ -144,20 +110,25 @@ def batch_transcription(
         preferences=load_preferences(user) if user else Preferences(),
     )
     target = Output(output, storage_options if "://" in output else None)
-    with ThreadPoolTaskRunner[object](max_workers=concurrency) as runner:
-        results = transcribe_recordings(recordings, recipe, target, runner, concurrency)
-    index_written = target.write_index(results)
+    if shards is not None and len(recordings) > shards.size:
+        told = {"recipe": recipe, "runner": runner, "concurrency": concurrency, "storage_options": storage_options}
+        done = run_sharded(source, recordings, target, shards, told)
+    else:
+        stems = output_stems([recording.name for recording in recordings])
+        done = Sharded(transcribe_here(recordings, stems, recipe, target, runner, concurrency), [])
+    index_written = target.write_index(done.results)
     summary = BatchSummary(
         source=source,
         output=output,
-        results=results,
+        results=done.results,
         seconds=time.monotonic() - started,
-        written=sum(result.written for result in results) + index_written,
+        written=sum(result.written for result in done.results) + index_written,
+        shards=done.shards,
     )
     logger.info(summary.sentence())
-    for result in summary.failed:
-        logger.warning("%s: %s", result.name, result.reason)
-    if len(summary.failed) == len(results):
+    for reason in summary.reasons:
+        logger.warning(reason)
+    if summary.is_failure:
         return Failed(message=summary.sentence(), data=BatchFailedError(summary))
     return Completed(message=summary.sentence(), data=summary)
 
@@ -168,17 +139,32 @@ def _planned(plan: BatchPlan) -> State[BatchPlan]:
     return Completed(message=plan.sentence(), data=plan)
 
 
-def transcribe_recordings(
+def transcribe_here(
     recordings: Sequence[Recording],
+    stems: Mapping[str, str],
     recipe: Recipe,
     target: Output,
-    runner: ThreadPoolTaskRunner[object],
+    runner: Runner,
+    concurrency: int,
+) -> list[RecordingResult]:
+    """Do what `transcribe_recordings` does, and see to a task runner."""
+    with runner_of(runner, concurrency) as started:
+        return transcribe_recordings(recordings, stems, recipe, target, started, concurrency)
+
+
+def transcribe_recordings(
+    recordings: Sequence[Recording],
+    stems: Mapping[str, str],
+    recipe: Recipe,
+    target: Output,
+    runner: TaskRunner[Any],
     concurrency: int,
 ) -> list[RecordingResult]:
     """Take recordings through the stages, write the outputs of each and make it findable; an error stays with its own.
 
     Args:
         recordings: What to transcribe.
+        stems: Names of the outputs of each, without endings, by its name.
         recipe: How.
         target: Where outputs go.
         runner: Computes what is not cached.
@@ -187,7 +173,6 @@ def transcribe_recordings(
     Returns:
         What became of each, in their order.
     """
-    stems = output_stems([recording.name for recording in recordings])
     readable, results = read_all(recordings)
     findable = _findable(readable)
 
@@ -244,4 +229,6 @@ def _make_findable(recording: Readable, transcript: Transcript) -> None:
     try:
         index_transcript(recording.digest, recording.name, transcript)
     except (CacheError, SQLAlchemyError) as error:
-        get_run_logger().warning("%s will be found by the search only after a later run: %s", recording.name, error)
+        get_run_logger().warning(
+            "%s will be found by the search only after a later run: %s", shown_name(recording.name), error
+        )

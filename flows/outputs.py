@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import orjson
@@ -51,7 +51,9 @@ class Output:
     """
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
-        self._store = ObjectStore(url, options)
+        self.url = url if "://" in url else str(Path(url).expanduser().absolute())
+        """Where, for processes that have another current folder too."""
+        self._store = ObjectStore(self.url, options)
 
     def write(self, name: str, content: bytes) -> bool:
         """Write one file unless it has this content already; return whether it was written.
@@ -66,6 +68,17 @@ class Output:
             return False
         self._store.write(path, content)
         return True
+
+    def read(self, name: str) -> bytes | None:
+        """Return one file's content; None if there is no such file."""
+        return self._store.read(self._store.path(name))
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder that is below the output, if it is there."""
+        fs, path = self._store.fs, self._store.path(folder)
+        fs.invalidate_cache()
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
 
     def write_recording(self, stem: str, transcript: Transcript, enhanced: EnhancedTranscript) -> tuple[list[str], int]:
         """Write a recording's files; return their names and how many were new or different.

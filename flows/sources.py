@@ -1,16 +1,19 @@
 """What a batch works on: the recordings of a folder, a glob, a file, or any fsspec URL."""
 
 import glob
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import cast
+from typing import Any, cast
 
+from fsspec import AbstractFileSystem
 from fsspec.core import OpenFile
+from pydantic import BaseModel
 
 from cache_blocks.fingerprint import open_file_system
-from cache_blocks.versions import ListedFile, version_of_details
+from cache_blocks.versions import ListedFile, Version, version_of_details
 
 MEDIA_SUFFIXES = frozenset(
     [
@@ -65,6 +68,42 @@ class Recording:
     handle: Path | OpenFile
 
 
+class Located(BaseModel):
+    """A recording as another machine finds it again, without listing anything.
+
+    Attributes:
+        name: See `Recording`.
+        path: Where it is, in the terms of the source's file system.
+        version: Digest of a remote one's version when it was listed, in hexadecimal; empty if nothing tells it.
+    """
+
+    name: str
+    path: str
+    version: str = ""
+
+
+def located(recordings: Sequence[Recording]) -> list[Located]:
+    """Return where recordings are."""
+    return [_located(recording.name, recording.handle) for recording in recordings]
+
+
+def recordings_at(places: Sequence[Located], source: str, options: dict[str, object] | None = None) -> list[Recording]:
+    """Return the recordings that `located` has told the places of; that one is gone shows when it is read.
+
+    Args:
+        places: Where they are.
+        source: The source in which they were found.
+        options: Those that it was listed with.
+
+    Raises:
+        SourceError: The source's file system cannot be had.
+    """
+    if "://" not in source:
+        return [Recording(place.name, Path(place.path)) for place in places]
+    fs, _ = _file_system(source, options or {})
+    return [Recording(place.name, ListedFile(fs, place.path, _version(place.version))) for place in places]
+
+
 def find_recordings(source: str, options: dict[str, object] | None = None) -> list[Recording]:
     """Return the recordings of a source, sorted by name.
 
@@ -108,10 +147,7 @@ def _files_under(folder: Path) -> Iterator[Path]:
 
 
 def _remote(url: str, options: dict[str, object]) -> Iterator[Recording]:
-    try:
-        fs, root = open_file_system(url, **options)
-    except (ImportError, ValueError) as error:
-        raise SourceError(f"{url}: {error}") from error
+    fs, root = _file_system(url, options)
     fs.invalidate_cache()  # it may have listed this in an earlier batch, and answers from memory
     if glob.has_magic(root):
         listed = cast("_Listing", fs.glob(root, detail=True))
@@ -128,3 +164,21 @@ def _remote(url: str, options: dict[str, object]) -> Iterator[Recording]:
     for path, details in found.items():
         handle = ListedFile(fs, path, version_of_details(fs, path, details))
         yield Recording(PurePosixPath(path).relative_to(base).as_posix(), handle)
+
+
+def _file_system(url: str, options: dict[str, object]) -> tuple[AbstractFileSystem, str]:
+    try:
+        return open_file_system(url, **options)
+    except (ImportError, ValueError) as error:
+        raise SourceError(f"{url}: {error}") from error
+
+
+def _located(name: str, handle: Path | OpenFile) -> Located:
+    if isinstance(handle, Path):
+        return Located(name=name, path=str(handle))
+    version = handle.version if isinstance(handle, ListedFile) else None
+    return Located(name=name, path=str(cast("Any", handle).path), version=version.identity.hex() if version else "")
+
+
+def _version(told: str) -> Version | None:
+    return Version(bytes.fromhex(told), -math.inf) if told else None  # as a listing gives it: its age does not matter

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from cache_blocks import AUDIO_PREPROCESSING, CachedFile, cached_task, record_usage
 from tasks.media.options import AudioOptions, ChunkOptions
 from tasks.media.source import source_name
+from tasks.naming import shown_name
 from tasks.scratch import scratch
 
 _WAV = "audio/wav"
@@ -124,11 +125,11 @@ def recording_tag(arguments: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _run_name() -> str:
-    return f"normalise {task_run.parameters['name'] or source_name(task_run.parameters['source'])}"
+    return f"normalise {shown_name(task_run.parameters['name'] or source_name(task_run.parameters['source']))}"
 
 
 def _split_run_name() -> str:
-    return f"split {task_run.parameters['audio'].name}"
+    return f"split {shown_name(task_run.parameters['audio'].name)}"
 
 
 @cached_task(

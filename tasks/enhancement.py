@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from prefect.runtime import task_run
+
 from cache_blocks import AI_ENHANCEMENT, cached_task, record_usage
 from tasks.enhancers.base import (
     DEFAULT_PROMPT,
@@ -17,6 +19,7 @@ from tasks.enhancers.base import (
 )
 from tasks.enhancers.chat import ChatEnhancer
 from tasks.enhancers.rules import NoEnhancer, RulesEnhancer
+from tasks.naming import shown_name
 from tasks.transcript import Transcript
 
 __all__ = [
@@ -62,12 +65,16 @@ def _tags(arguments: dict[str, Any]) -> list[str]:
     return tags
 
 
+def _run_name() -> str:
+    return f"enhance {shown_name(task_run.parameters['name'])}"
+
+
 @cached_task(
     kind=AI_ENHANCEMENT,
     cache_version=ENHANCEMENT_VERSION,
     cache_ignore=("recording", "name"),
     cache_tags=(_tags,),
-    task_run_name="enhance {name}",
+    task_run_name=_run_name,
 )
 def enhance(
     transcript: SpokenText | Transcript,

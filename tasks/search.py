@@ -10,6 +10,7 @@ from cache_blocks import SEARCH_RESULTS, TieredCache, cached_task
 from tasks.database import Database
 from tasks.fulltext.index import IndexedTranscripts, MatchingSegment, SearchHit, TranscriptIndex
 from tasks.fulltext.query import SearchQueryError, parse_query
+from tasks.naming import is_private
 from tasks.transcript import Transcript
 
 __all__ = [
@@ -35,8 +36,13 @@ def search_transcripts(query: str, limit: int = 10) -> list[SearchHit]:
         limit: how many hits at most, 1 to 100.
 
     Raises:
-        SearchQueryError: the query asks for nothing or is too long, or `limit` is out of range.
+        SearchQueryError: the query asks for nothing or is too long, `limit` is out of range, or the cache is told that
+            everything is private: then nothing is indexed.
     """
+    if is_private():
+        raise SearchQueryError(
+            "CACHE_BLOCKS_PRIVATE is set, so that nothing is indexed: an index holds the words in clear"
+        )
     if not 1 <= limit <= MAX_HITS:
         raise SearchQueryError(f"limit is {limit}; 1 to {MAX_HITS} hits can be asked for")
     return _index().search(parse_query(query), limit)
@@ -46,7 +52,8 @@ def index_transcript(recording: str, name: str, transcript: Transcript) -> bool:
     """Make a transcript findable; return whether anything changed.
 
     Cached search results are invalidated when it did, and only then. A process that dies in between leaves
-    that to whoever indexes the recording next.
+    that to whoever indexes the recording next. When the cache is told that everything is private, nothing is
+    indexed, because an index holds the words in clear.
 
     Args:
         recording: digest of the recording.
@@ -56,6 +63,8 @@ def index_transcript(recording: str, name: str, transcript: Transcript) -> bool:
     Raises:
         InvalidationIncompleteError: it is indexed, but a tier of the cache could not be told.
     """
+    if is_private():
+        return False
     index = _index()
     if not index.add(recording, name, transcript):
         return False
@@ -70,6 +79,8 @@ def indexed_transcripts(recordings: Sequence[str]) -> IndexedTranscripts:
     Args:
         recordings: Digests of the recordings.
     """
+    if is_private():
+        return IndexedTranscripts({})
     return _index().holdings(recordings)
 
 

@@ -9,6 +9,7 @@ from prefect.runtime import task_run
 from cache_blocks import TRANSCRIPT, CachedFile, cached_task, record_usage
 from tasks.audio import ChunkOptions, recording_tag
 from tasks.engines import Engine, EngineConfig, engine_for
+from tasks.naming import shown_name
 from tasks.transcript import Segment, Transcript, Word
 
 __all__ = ["EngineConfig", "Segment", "Transcript", "Word", "transcribe", "transcribe_file"]
@@ -77,7 +78,7 @@ def _tags(arguments: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _run_name() -> str:
-    return f"transcribe {task_run.parameters['name'] or task_run.parameters['audio'].name}"
+    return f"transcribe {shown_name(task_run.parameters['name'] or task_run.parameters['audio'].name)}"
 
 
 @cached_task(

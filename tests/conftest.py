@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytest_plugins = ["tests.servers.fixtures", "tests.promises"]
+pytest_plugins = ["tests.servers.fixtures", "tests.servers.redis_fixtures", "tests.promises"]
 
 # Prefect reads these when it is imported, and the processes that tests start inherit them.
 _prefect_home = tempfile.TemporaryDirectory(prefix="cache-blocks-tests-", ignore_cleanup_errors=True)

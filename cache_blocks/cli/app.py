@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from cache_blocks import __version__
-from cache_blocks.cli import doctor, inspecting, planning, removing, setting_up
+from cache_blocks.cli import doctor, inspecting, lifecycle, planning, rekeying, removing, setting_up
 from cache_blocks.cli.output import complain
 from cache_blocks.errors import CacheError
 
@@ -69,8 +69,11 @@ for _command in (
     removing.forget,
     removing.gc,
     removing.verify,
+    rekeying.rekey,
     doctor.doctor,
     setting_up.init,
+    lifecycle.lifecycle,
 ):
     app.command(_command.__name__)(_command)
+app.add_typer(rekeying.keys, name="keys")
 app.command("import")(setting_up.import_transcripts)

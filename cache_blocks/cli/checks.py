@@ -13,22 +13,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-import redis
 import sqlalchemy as sa
 from alembic.util import CommandError
 from packaging.requirements import Requirement
 
 from cache_blocks.cli.settings_shown import PREFIX, unknown_variables
-from cache_blocks.database import SCHEMA_VERSION
 from cache_blocks.errors import CacheError, ConfigurationError, TierUnavailableError
 from cache_blocks.maintenance.walking import object_store_errors
 from cache_blocks.schema import UntoldRow, table
 from cache_blocks.settings import CacheSettings
 from cache_blocks.tiers.base import describe
 from cache_blocks.tiers.redis import connect
+from cache_blocks.tiers.redis_servers import OUTAGES
+from cache_blocks.upgrading import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from cache_blocks.cache import TieredCache
+    from cache_blocks.tiers.redis_servers import Seen
 
 DISTRIBUTION: Final = "prefect-cache-blocks"
 _VERSION_TABLE: Final = "cache_blocks_schema"
@@ -142,7 +143,7 @@ def _write_probe(cache: TieredCache) -> str:
 
 
 def redis_memory(settings: CacheSettings) -> Iterator[Check]:
-    """Check that Redis makes room when it is full, rather than refuse writes."""
+    """Check that every Redis makes room when it is full, and that what goes first is not what is needed most."""
     if settings.hot_tier_is_local:
         yield Check(
             "hot tier",
@@ -152,20 +153,37 @@ def redis_memory(settings: CacheSettings) -> Iterator[Check]:
         )
         return
     try:
-        client = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_seconds)
-        with client:
-            memory = client.info("memory")
-    except (redis.RedisError, OSError, ValueError) as error:
+        with connect(settings.redis_url.get_secret_value(), settings.redis_timeout_seconds) as servers:
+            seen = servers.look()
+    except (CacheError, *OUTAGES) as error:
         yield Check("redis memory", "broken", describe(error), _WAYS_OUT["redis"])
         return
-    limit, policy = int(memory.get("maxmemory", 0)), str(memory.get("maxmemory_policy", "unknown"))
-    found = f"maxmemory {memory.get('maxmemory_human', limit)}, policy {policy}"
+    for one in seen:
+        yield memory_of(one, "redis memory" if len(seen) == 1 else f"redis memory of {one.address}")
+
+
+def memory_of(seen: Seen, name: str = "redis memory") -> Check:
+    """Return what to say of one server's limit and policy."""
+    if not seen.info:
+        return Check(name, "advice", "its user may not ask (INFO)", "grant it +info, or see docs/how-to/redis.md")
+    limit, policy = int(seen.info.get("maxmemory", 0)), str(seen.info.get("maxmemory_policy", "unknown"))
+    found = f"maxmemory {seen.info.get('maxmemory_human', limit)}, policy {policy}"
     if not limit:
-        yield Check("redis memory", "advice", found, "set maxmemory, so that Redis cannot take all of the machine's")
-    elif policy == "noeviction":
-        yield Check("redis memory", "advice", found, "set maxmemory-policy allkeys-lru; when full it refuses writes")
-    else:
-        yield Check("redis memory", "ok", found)
+        return Check(name, "advice", found, "set maxmemory, so that Redis cannot take all of the machine's")
+    if policy == "noeviction":
+        return Check(name, "advice", found, "set maxmemory-policy allkeys-lru; when full it refuses writes")
+    if policy == "volatile-ttl" or policy.endswith("-random"):
+        way_out = "set maxmemory-policy allkeys-lru; this one evicts leases and generations before what is never read"
+        return Check(name, "advice", found, way_out)
+    forever = sum(int(one["keys"]) - int(one["expires"]) for one in seen.info.values() if _is_database(one))
+    if policy.startswith("volatile-") and forever:
+        way_out = "set maxmemory-policy allkeys-lru, or move what has no expiry to another Redis; only ours makes room"
+        return Check(name, "advice", f"{found}, {forever} keys without an expiry", way_out)
+    return Check(name, "ok", found)
+
+
+def _is_database(section: object) -> bool:
+    return isinstance(section, dict) and "expires" in section
 
 
 def schema(cache: TieredCache) -> Check:

@@ -33,12 +33,13 @@ def stats(
 ) -> None:
     """Tell what is kept, how the cache has done by day, kind, task or flow, why it missed, and what takes room.
 
-    JSON: namespace, entries, stored_bytes; kinds (by name: entries, expired, stored_bytes, blob_bytes,
-    compute_seconds, oldest, newest, next_expiry); metrics (hits, misses, total, hit_rate, by_tier, seconds_saved,
-    money_saved, by_kind and counts of what went wrong); since; currency (empty without prices); by; trends (name,
-    lookups, hits, hit_rate, seconds_saved, money_saved, computed, compute_seconds, money_spent); causes (kind, cause,
-    misses); biggest and never_read (key, task, subject, created_at, bytes), the latter those of the 2,000 biggest that
-    are older than a day and show no hit as long as single events are kept. Times are seconds since the epoch.
+    JSON: namespace, entries, stored_bytes; kinds (by name: entries, expired, stored_bytes, blob_bytes, compute_seconds,
+    oldest, newest, next_expiry); metrics (hits, misses, total, hit_rate, by_tier, seconds_saved, money_saved, by_kind,
+    requests and transfer of the object store, and counts of what went wrong); since; currency (empty without prices);
+    by; trends (name, lookups, hits, hit_rate, seconds_saved, money_saved, computed, compute_seconds, money_spent);
+    causes (kind, cause, misses); biggest and never_read (key, task, subject, created_at, bytes), the latter those of
+    the 2,000 biggest that are older than a day and show no hit as long as single events are kept. Times are seconds
+    since the epoch.
     """
     from cache_blocks import maintenance
 
@@ -106,6 +107,10 @@ def _print_trends(found: Stats) -> None:
     ]
     columns = [found.by, "lookups", "hits", "hit rate", "saved", "computed", "spent"]
     table(columns, rows, numbers=columns[1:])
+    from cache_blocks.metrics import traffic_in_words
+
+    if used := traffic_in_words(whole):
+        say(f"Object store: {used}")
     if found.causes:
         say("Why lookups missed:")
         table(

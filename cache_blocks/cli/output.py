@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import time
@@ -34,7 +35,10 @@ def this_cache() -> TieredCache:
     """Return the cache that the environment names."""
     from cache_blocks.cache import TieredCache
 
-    return TieredCache.from_settings()
+    cache = TieredCache.from_settings()
+    if cache.settings.private_keys_block:
+        importlib.import_module("cache_blocks.prefect")  # which can read it
+    return cache
 
 
 def complain(message: str) -> None:

@@ -42,6 +42,6 @@ def api_and_block(settings: CacheSettings) -> Iterator[Check]:
     name = f"{BLOCK_TYPE_SLUG}/{settings.block}"
     if saved_block_id(settings) is None:
         way_out = "run `cache-blocks init`; until then, later processes cannot load cached results from their states"
-        yield Check("saved block", "advice", f"there is no {name}", way_out)
+        yield Check("saved block", "advice", f"there is no {name} for namespace {settings.namespace}", way_out)
     else:
         yield Check("saved block", "ok", name)

@@ -54,8 +54,9 @@ def init(
 def _save_block(settings: CacheSettings) -> tuple[str, str]:
     """Register the block type, save the block, and return its name and id."""
     from cache_blocks.prefect.block import TieredCacheBlock
-    from cache_blocks.prefect.saved_block import BLOCK_TYPE_SLUG, forget_saved_blocks
+    from cache_blocks.prefect.saved_block import BLOCK_TYPE_SLUG, check_owner, forget_saved_blocks
 
+    check_owner(settings)
     given = settings.model_fields_set & TieredCacheBlock.model_fields.keys()
     values: dict[str, Any] = {name: getattr(settings, name) for name in given}
     if "home" in values:

@@ -44,6 +44,8 @@ def _shown(field: str, value: Any) -> str:
     if not isinstance(value, SecretStr):
         return str(value)
     text = value.get_secret_value()
+    if field == "private_keys":
+        return MASK if text else ""
     if field == "object_store_options":
         return _options(text)
     try:

@@ -29,6 +29,10 @@ _OF_LOOKUPS: Final = {
     "seconds_saved": ("cache_blocks_saved_seconds", "Seconds of computing that hits have spared, less the lookups."),
     "money_saved": ("cache_blocks_saved_money", "Money that hits have spared, by the prices in the settings."),
 }
+_OF_TRAFFIC: Final = {
+    actions.REQUESTS: ("cache_blocks_requests", "Requests to the object store: put (and list), get, delete."),
+    actions.TRANSFER: ("cache_blocks_transfer_bytes", "Bytes up to the object store and down from it."),
+}
 
 
 def exposition(cache: TieredCache) -> str:
@@ -66,12 +70,19 @@ class _Tallies:
             for kind, tier, outcome, value in self._sums(event_tally, name, ["kind", "tier", "outcome"], of):
                 counter.add_metric([namespace, kind, tier, outcome], max(value, 0.0))
             yield counter
+        for action, (metric, text) in _OF_TRAFFIC.items():
+            counter = CounterMetricFamily(metric, text, labels=["namespace", "tier", "outcome"])
+            for tier, outcome, value in self._sums(
+                event_tally, "stored_bytes", ["tier", "outcome"], event_tally.c.action == action
+            ):
+                counter.add_metric([namespace, tier, outcome], value)
+            yield counter
         others = CounterMetricFamily(
             "cache_blocks_events",
             "Other events, such as writes that were lost.",
             labels=["namespace", "action", "tier"],
         )
-        of = event_tally.c.action != actions.LOOKUP
+        of = event_tally.c.action.not_in([actions.LOOKUP, *_OF_TRAFFIC])
         for action, tier, value in self._sums(event_tally, "events", ["action", "tier"], of):
             others.add_metric([namespace, action, tier], value)
         yield others

@@ -228,21 +228,15 @@ def scrub(database: Database) -> None:
     Raises:
         TierUnavailableError: Somebody else holds the database; deleted rows may still be in its file.
     """
-    if not database.is_sqlite:
-        with database.read() as connection:
-            connection.execution_options(isolation_level="AUTOCOMMIT")
-            connection.exec_driver_sql("SET statement_timeout = 0")
-            try:
-                for rows in (tag_table, blob_table, _event, entry_table):
-                    connection.exec_driver_sql(f"VACUUM {rows.name}")
-            finally:
-                connection.exec_driver_sql("RESET statement_timeout")
-        return
-    with database.read() as connection:
-        raw: Any = connection.connection.driver_connection
+    with database.unhurried() as driver:
+        if not database.is_sqlite:
+            for rows in (tag_table, blob_table, _event, entry_table):
+                # It locks nobody out, unless it gives pages at the end of a file back to the system.
+                driver.execute(f"VACUUM (TRUNCATE FALSE) {rows.name}")
+            return
         try:
-            raw.execute("VACUUM")
-            busy = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            driver.execute("VACUUM")
+            busy = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         except sqlite3.Error as error:
             raise TierUnavailableError("sql", f"its file could not be compacted ({describe(error)})") from error
     if busy:

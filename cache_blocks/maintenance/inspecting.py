@@ -17,7 +17,7 @@ from cache_blocks.events import CacheEvent
 from cache_blocks.invalidation import scope_of
 from cache_blocks.maintenance.walking import Walker, batched, entry_table, tag_table
 from cache_blocks.plan import judge
-from cache_blocks.schema import EventRow, table
+from cache_blocks.schema import LARGE_BYTES, EventRow, is_large, table
 from cache_blocks.tallies import entries_under
 
 if TYPE_CHECKING:
@@ -146,12 +146,15 @@ def ls(
         statement = statement.where(entry_table.c.task == task)
     if tag is not None:
         statement = statement.join(tag_table, _same_entry).where(tag_table.c.namespace == namespace)
-        statement = statement.where(tag_table.c.tag == tag)
+        statement = statement.where(tag_table.c.tag.in_(cache.privacy.tags_of(tag)))
     statement = statement.where(walked.c.created_at < _EVER)  # so that SQLite walks the index that has it
     if older_than is not None:
         statement = statement.where(walked.c.created_at < time.time() - older_than)
     if larger_than is not None:
         statement = statement.where(entry_table.c.stored_bytes + entry_table.c.blob_bytes > larger_than)
+        if larger_than >= LARGE_BYTES and not cache.parts.database.is_sqlite:
+            # PostgreSQL weighs their index, by how many there are; SQLite would always take it, and sort them all.
+            statement = statement.where(is_large())
     if flow_run is not None:
         of_run = (_event.c.namespace == namespace) & (_event.c.flow_run_id == flow_run)
         statement = statement.where(entry_table.c.key.in_(sa.select(_event.c.key).where(of_run)))
@@ -198,7 +201,9 @@ def count(cache: TieredCache, *, key: str | None = None, kind: str | None = None
         TierUnavailableError: SQL does not answer.
     """
     with cache.parts.database.read() as connection:
-        return entries_under(connection, cache.settings.namespace, scope_of(key=key, kind=kind, tag=tag))
+        scopes = [scope_of(key=key, kind=kind, tag=name) for name in cache.privacy.tags_of(tag)] if tag else None
+        scopes = scopes or [scope_of(key=key, kind=kind, tag=tag)]
+        return sum(entries_under(connection, cache.settings.namespace, scope) for scope in scopes)
 
 
 def show(cache: TieredCache, key: str) -> EntryDetails | None:
@@ -223,7 +228,7 @@ def show(cache: TieredCache, key: str) -> EntryDetails | None:
         return None
     newest = max(copies, key=lambda entry: (entry.fence, bool(entry.manifest)), default=None)
     state, reason = _state(cache, newest)
-    manifest = dict(newest.manifest) if newest else {}
+    manifest = cache.privacy.opened(key, newest.manifest) if newest else {}
     # A tier that is down is named in `tiers`; what only it could tell is left empty.
     with suppress(TierUnavailableError):
         missing.extend(cache.blobs.missing(newest.blobs, newest.marks) if newest else ())

@@ -63,7 +63,7 @@ class Stats:
         by: What the trends are by: ``day``, ``kind``, ``task`` or ``flow``.
         trends: How each of them has done.
         causes: Why most lookups missed.
-        biggest: The entries that take most room.
+        biggest: The entries that take most room, of those of 64 KiB and more.
         never_read: Of the 2,000 biggest, those older than a day that were not read as long as events are kept.
     """
 
@@ -100,6 +100,7 @@ class Stats:
                     self.metrics, ("hits", "misses", "total", "hit_rate", "by_tier", "seconds_saved", "money_saved")
                 ),
                 **_plain(self.metrics, ("lost_writes", "shared", "unleased", "unstored", "outages")),
+                **_plain(self.metrics, ("requests", "transfer")),
                 "by_kind": {
                     name: _plain(kind, (*KindMetrics.__dataclass_fields__, "total", "hit_rate"))
                     for name, kind in self.metrics.by_kind.items()

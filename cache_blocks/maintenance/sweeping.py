@@ -26,7 +26,7 @@ class Collected:
         invalidated: Entries that had been invalidated.
         replicas: Expired or invalidated copies in other tiers that SQL knew nothing of.
         blobs: Contents of files that no entry referred to.
-        unfinished: Objects that somebody began to write and never finished.
+        unfinished: Objects that somebody began to write and never finished, on S3 uploads in parts.
         local_files: Copies on this machine of contents that no entry referred to.
         events: Events that were too old.
         leases: Leases that had ended.
@@ -106,7 +106,7 @@ class Sweeper:
         return live | ((self.live_elsewhere or set()) & set(digests))
 
     def unfinished(self, on_progress: Progress) -> None:
-        """Delete objects that were begun longer than the grace time ago and never published."""
+        """Delete objects, and uploads in parts, that were begun before the grace time and never published."""
         store = self.walker.cache.parts.store
         with object_store_errors():
             for path, details in store.walk(store.path(self.walker.namespace)):
@@ -115,6 +115,11 @@ class Sweeper:
                 self.collected.unfinished += 1 if self.dry_run else store.delete([path])
                 self.collected.bytes_freed += int(details["size"])
                 on_progress("unfinished objects", 1)
+            for upload in store.unfinished_uploads(store.path(self.walker.namespace), self.now - GRACE_SECONDS):
+                if self.dry_run or store.abort_upload(upload):
+                    self.collected.unfinished += 1
+                    self.collected.bytes_freed += upload.bytes
+                    on_progress("unfinished objects", 1)
 
     def _is_young(self, path: str) -> bool:
         """Return whether an object is within its grace time; one that is gone needs no collecting either."""

@@ -88,7 +88,9 @@ class _Tracer:
     def __init__(self, walker: Walker, digest: str, on_progress: Progress, erased: Trace) -> None:
         self._walker = walker
         self._digest = digest
-        self._tag = f"{TAG_PREFIX}{digest}"
+        privacy = walker.cache.privacy
+        tag = f"{TAG_PREFIX}{digest}"
+        self._tags = {tag, privacy.tag(tag)} if privacy.has_ring else {tag}
         self._on_progress = on_progress
         self._others: set[str] = set()
         self._erased = erased.all_keys
@@ -102,7 +104,7 @@ class _Tracer:
 
     def _tagged(self) -> set[str]:
         statement = sa.select(tag_table.c.key).where(
-            tag_table.c.namespace == self._walker.namespace, tag_table.c.tag == self._tag
+            tag_table.c.namespace == self._walker.namespace, tag_table.c.tag.in_(self._tags)
         )
         with self._walker.cache.parts.database.read() as connection:
             return set(connection.execute(statement).scalars())
@@ -172,9 +174,9 @@ class _Tracer:
         marks = self._marks()
         known = self.trace.all_keys | self._erased
         for key, entry in entries.items():
-            if self._tag in entry.tags or key in known or self._touches(entry, marks):
+            if not self._tags.isdisjoint(entry.tags) or key in known or self._touches(entry, marks):
                 self.trace.keys[tier].add(key)
-                if self._tag not in entry.tags:
+                if self._tags.isdisjoint(entry.tags):
                     self.trace.untagged.add(key)
                 if entry.blobs:
                     self._take_blobs(entry.blobs)
@@ -190,11 +192,13 @@ class _Tracer:
     def _marks(self) -> set[str]:
         """Return what the recording, and each file that is its alone, counts as among the inputs of a manifest."""
         files = {self._digest, *self.trace.own_blobs}
-        return {digest_value(CachedFile(digest, 0, "file", "application/octet-stream"), "file") for digest in files}
+        marks = {digest_value(CachedFile(digest, 0, "file", "application/octet-stream"), "file") for digest in files}
+        privacy = self._walker.cache.privacy
+        return marks | {privacy.input_digest(mark) for mark in marks} if privacy.has_ring else marks
 
     def _is_others(self, tags: Iterable[str]) -> bool:
         tags = list(tags)
-        return self._tag not in tags and any(tag.startswith(TAG_PREFIX) for tag in tags)
+        return self._tags.isdisjoint(tags) and any(tag.startswith(TAG_PREFIX) for tag in tags)
 
 
 def _inputs(entry: Entry) -> set[str]:

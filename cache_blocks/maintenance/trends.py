@@ -17,7 +17,7 @@ from cache_blocks import events as actions
 from cache_blocks.entry import Outcome
 from cache_blocks.events import CacheEvent
 from cache_blocks.metrics import CacheMetrics, KindMetrics
-from cache_blocks.schema import EntryRow, EventRow, table
+from cache_blocks.schema import EntryRow, EventRow, is_large, table
 from cache_blocks.tallies import DAY_SECONDS, event_tally
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def causes(connection: Connection, namespace: str, since: float) -> list[MissCau
 
 
 def biggest(connection: Connection, namespace: str) -> list[LargeEntry]:
-    """Return the biggest entries."""
+    """Return the biggest entries, of those of `schema.LARGE_BYTES` and more."""
     return list(_entries(connection, _by_size(namespace).limit(TOP)))
 
 
@@ -165,7 +165,8 @@ def never_read(connection: Connection, namespace: str, now: float) -> list[Large
 def _by_size(namespace: str) -> sa.Select[Any]:
     columns = (_entry.c[name] for name in ("key", "task", "subject", "created_at"))
     order = _size.desc(), _entry.c.key.desc()
-    return sa.select(*columns, _size.label("bytes")).where(_entry.c.namespace == namespace).order_by(*order)
+    mine = _entry.c.namespace == namespace
+    return sa.select(*columns, _size.label("bytes")).where(mine, is_large()).order_by(*order)
 
 
 def _entries(connection: Connection, statement: sa.Select[Any]) -> Iterator[LargeEntry]:

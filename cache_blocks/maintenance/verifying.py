@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import sqlalchemy as sa
 
 from cache_blocks.errors import TierUnavailableError
-from cache_blocks.fingerprint import digest_stream, is_digest
+from cache_blocks.fingerprint import is_digest
 from cache_blocks.maintenance.walking import Progress, Walker, batched, blob_table, object_store_errors, unheard
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ def _is_intact(walker: Walker, digest: str) -> bool | None:
     """Return whether a blob has its digest; None when it has been deleted in the meantime."""
     with object_store_errors():
         try:
-            with walker.cache.parts.store.fs.open(walker.blob_path(digest), "rb") as stream:
-                return digest_stream(cast("BinaryIO", stream)) == digest
+            with cast("BinaryIO", walker.cache.parts.store.fs.open(walker.blob_path(digest), "rb")) as stream:
+                return walker.cache.blobs.private.judge(stream, digest)
         except FileNotFoundError:
             return None
 

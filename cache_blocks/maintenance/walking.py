@@ -73,7 +73,7 @@ class Walker:
     @property
     def local_files(self) -> Path:
         """Where this machine keeps copies of blobs."""
-        return self.cache.settings.home / "files"
+        return self.cache.settings.local_files
 
     def envelopes(self, tier: Tier) -> Iterator[tuple[list[str], TierAnswer]]:
         """Yield the keys of a tier in batches, with what reading them gave; reading removes corrupt copies.

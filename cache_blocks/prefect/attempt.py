@@ -24,6 +24,7 @@ from cache_blocks.entry import NO_VALUE, Lookup, Outcome
 from cache_blocks.errors import CacheError, UnhashableArgumentError
 from cache_blocks.events import CacheEvent, Origin, originating
 from cache_blocks.flights import Ticket, Turn, computing
+from cache_blocks.private.privacy import told
 from cache_blocks.wording import seconds_in_words
 
 LoggerLike = logging.Logger | logging.LoggerAdapter[Any]
@@ -107,8 +108,11 @@ class Attempt:
             with originating(self.origin):
                 return self.cache.find_call(call)
         except Exception as error:
-            self.logger.exception("lookup of %s failed for a reason that was not foreseen", call.key)
-            return Found(Lookup(Outcome.MISS, reason=repr(error)))
+            why = told(error, private=True) if call.private else repr(error)
+            self.logger.error(  # noqa: TRY400 - a traceback would quote what is private
+                "lookup of %s failed for a reason that was not foreseen: %s", call.key, why, exc_info=not call.private
+            )
+            return Found(Lookup(Outcome.MISS, reason=why))
 
     def prepare(self) -> None:
         """Number the computation that Prefect is about to run by itself, without our wrapper."""

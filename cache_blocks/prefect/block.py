@@ -9,7 +9,6 @@ from prefect._internal.compatibility.async_dispatch import async_dispatch
 from prefect.filesystems import WritableFileSystem
 from pydantic import Field, HttpUrl, SecretStr
 
-from cache_blocks import codec
 from cache_blocks.cache import TieredCache
 from cache_blocks.errors import CacheError
 from cache_blocks.prefect.serializer import key_of, mark
@@ -43,13 +42,15 @@ class TieredCacheBlock(WritableFileSystem):
     _logo_url: ClassVar[HttpUrl | None] = HttpUrl(_LOGO)
     _documentation_url: ClassVar[HttpUrl | None] = HttpUrl(_DOCUMENTATION)
 
-    redis_url: SecretStr | None = Field(default=None, description="Hot tier: redis:// or rediss:// or memory://.")
+    redis_url: SecretStr | None = Field(default=None, description="Hot tier: a Redis URL or memory://.")
     database_url: SecretStr | None = Field(default=None, description="SQL tier as an SQLAlchemy URL.")
     object_store_url: SecretStr | None = Field(default=None, description="Object store as an fsspec URL.")
     object_store_options: SecretStr | None = Field(default=None, description="JSON handed to fsspec.")
     home: str | None = Field(default=None, description="Root of the embedded defaults.")
     namespace: str | None = Field(default=None, description="Keeps environments apart in shared servers.")
     lease_seconds: float | None = Field(default=None, gt=0, description="How long a dead worker blocks its key.")
+    private: bool | None = Field(default=None, description="Treat every kind as private: encrypted, its names hidden.")
+    private_keys: SecretStr | None = Field(default=None, description="Key ring of private kinds.")
     mode: Mode | None = Field(default=None, description="One of on, read-only (nothing is written) and off.")
 
     def settings(self) -> CacheSettings:
@@ -93,7 +94,7 @@ class TieredCacheBlock(WritableFileSystem):
         found = self.cache().lookup(key)
         if found.entry is None:
             raise CacheError(f"the result {key} is no longer cached: {found.reason}")
-        return mark(codec.payload_of(found.entry), path)
+        return mark(self.cache().reader.json_of(found.entry), path)
 
     @staticmethod
     def _refuse(path: str, content: bytes) -> None:

@@ -57,7 +57,8 @@ class Lookups:
             return {}
         started = time.perf_counter()
         try:
-            found = self.cache.reader.look(requests)
+            with originating(origin_of_item(self.task, {}, ())):
+                found = self.cache.reader.look(requests)
         except Exception:  # noqa: BLE001 - a cache that fails is a miss
             get_run_logger().exception(
                 "lookup of %d items of %s failed for a reason that was not foreseen", len(requests), self.task.name
@@ -72,7 +73,8 @@ class Lookups:
     def record(self, item: Item, lookup: Lookup) -> None:
         """Record the hit of an item. A miss is recorded by its task run, which looks again."""
         assert lookup.entry is not None  # noqa: S101 - a hit has one
-        with originating(origin_of_item(self.task, item, self.policy.cache_ignore)):
+        origin = origin_of_item(self.task, item, self.policy.cache_ignore)
+        with originating(self.cache.privacy.origin(self.policy.kind, origin)):
             self.cache.record_lookup(lookup.entry.key, lookup)
 
     def sum_up(self, hits: Sequence[Lookup], total: int, calls: int) -> None:

@@ -115,7 +115,8 @@ class _PlannedLookups(Lookups):
                 self.stage.bytes_to_move += lookup.entry.stored_bytes + sum(lookup.entry.blobs.values())
                 self.stage.seconds_saved += lookup.entry.compute_seconds
             else:
-                subject = origin_of_item(self.task, item, self.policy.cache_ignore).subject
+                origin = origin_of_item(self.task, item, self.policy.cache_ignore)
+                subject = self.cache.privacy.origin(self.policy.kind, origin).subject
                 self.stage.misses[self.cache.parts.explainer.explain(call, subject, lookup).reason] += 1
         return {key: lookup for key, lookup in found.items() if lookup.is_hit}
 

@@ -25,6 +25,7 @@ from cache_blocks.prefect.emitting import emit_events_of
 from cache_blocks.prefect.origin import origin_of
 from cache_blocks.prefect.report import report_when_run_ends
 from cache_blocks.prefect.result_store import TieredResultStore
+from cache_blocks.private.privacy import told
 from cache_blocks.sources import Source, Sources
 from cache_blocks.values import codec_of, return_annotation
 
@@ -127,13 +128,14 @@ class TieredCachePolicy(CachePolicy):
     def _attempt(
         self, cache: TieredCache, task_ctx: TaskRunContext, inputs: Mapping[str, Any], parameters: Mapping[str, Any]
     ) -> Attempt:
-        origin = origin_of(task_ctx, inputs, self.cache_ignore)
+        origin = cache.privacy.origin(self.kind, origin_of(task_ctx, inputs, self.cache_ignore))
         attempt = Attempt(cache, None, origin, wrapped=self.wrapped)
         try:
             _ = cache.parts  # settings that cannot work are told here, and the event below needs the log
             attempt.call = self._call(task_ctx, inputs, parameters)
         except Exception as error:  # noqa: BLE001 - tag functions and whatever an argument does when it is read
-            why = str(error) if isinstance(error, CacheError | OSError) else repr(error)
+            private = cache.privacy.covers(self.kind)
+            why = told(error, private=private) if private or isinstance(error, CacheError | OSError) else repr(error)
             attempt.logger.error("%s is not cached: %s", origin.subject, why)  # noqa: TRY400 - the message says it all
             attempt.bypass(self.kind.name, why)
             if cache.settings.strict and isinstance(error, UnhashableArgumentError):
@@ -171,7 +173,12 @@ class TieredCachePolicy(CachePolicy):
         annotation = return_annotation(task.fn)
         codec_of(annotation)
         shorter = task.cache_expiration.total_seconds() if task.cache_expiration else None
-        return Call(built.key, self.kind, built.tags, annotation, built.manifest, shorter)
+        privacy = (self.cache or TieredCache.from_settings()).privacy
+
+        def manifest() -> Mapping[str, Any]:
+            return privacy.hidden(built.manifest(), self.cache_private) if privacy.has_ring else built.manifest()
+
+        return privacy.conceal(Call(built.key, self.kind, built.tags, annotation, manifest, shorter))
 
     @staticmethod
     def refreshes(task: Task[..., Any]) -> bool:

@@ -15,40 +15,35 @@ from uuid import UUID
 import orjson
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
-from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
 from prefect.settings import get_current_settings
 
 from cache_blocks.errors import TierUnavailableError
-from cache_blocks.metrics import CacheMetrics
 from cache_blocks.plans import SavedPlan, score_section
 from cache_blocks.prefect.emitting import emit_if_low, flush_emitters
 from cache_blocks.prefect.origin import owns_flow_run
 from cache_blocks.prefect.progress import end_progress
+from cache_blocks.prefect.sub_runs import ENDINGS, sub_runs_of
 from cache_blocks.report import hits_table, render_report
 from cache_blocks.runs import Run, Runs
+from cache_blocks.sub_runs import metrics_of
 from cache_blocks.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container, Iterator, Sequence
 
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.flows import Flow
 
     from cache_blocks.cache import TieredCache
+    from cache_blocks.events import CacheEvent
+    from cache_blocks.metrics import CacheMetrics
+    from cache_blocks.sub_runs import SubRun
 
 logger = logging.getLogger("cache_blocks")
 
 TABLE_KEY: Final = "cache-hits"
 REPORT_KEY: Final = "cache-report"
-
-_ENDINGS: Final = {
-    StateType.COMPLETED: "completed",
-    StateType.FAILED: "failed",
-    StateType.CRASHED: "crashed",
-    StateType.CANCELLING: "was cancelled",  # what hooks are told, right before it is
-    StateType.CANCELLED: "was cancelled",
-}
 
 _lock = threading.Lock()
 _reported: dict[str, TieredCache] = {}
@@ -81,7 +76,7 @@ def publish_cache_report(flow: Flow[..., Any], flow_run: FlowRun, state: State[A
         ending = "" if state.is_completed() else ending_of(state)
         note = f"The flow run {ending}." if ending else ""
         plan = _plan_of(cache, flow.name, flow_run)
-        metrics = publish(cache, flow_run.id, flow_run.name, note=note, plan=plan)
+        metrics = publish(cache, flow_run.id, flow_run.name, flow=flow.name, note=note, plan=plan)
         if cache.settings.prefect_events:
             emit_if_low(cache, metrics, str(flow_run.id))
     flush_emitters()  # while Prefect can still send: at the end of the process its worker is gone
@@ -99,7 +94,7 @@ def _plan_of(cache: TieredCache, flow: str, flow_run: FlowRun) -> SavedPlan | No
 
 def ending_of(state: State[Any]) -> str:
     """Return what became of a flow run in this state, such as ``was cancelled``; nothing if it has not ended."""
-    return _ENDINGS.get(state.type, "")
+    return ENDINGS.get(state.type, "")
 
 
 def publish(
@@ -107,6 +102,7 @@ def publish(
     flow_run_id: UUID,
     flow_run_name: str,
     *,
+    flow: str = "",
     note: str = "",
     omit: Container[str | None] = (),
     plan: SavedPlan | None = None,
@@ -117,28 +113,53 @@ def publish(
         cache: Where its events are.
         flow_run_id: The run.
         flow_run_name: What people call it.
+        flow: Name of its flow; empty to take it from its events.
         note: What became of the run, as a sentence.
         omit: Keys of artifacts that the run has already.
         plan: What it was expected to do.
 
     Returns:
-        What the run's events add up to.
+        What the events of the run and its sub-runs add up to.
     """
     events = cache.parts.events.of_run(str(flow_run_id))
-    run, runs = Run.from_events(str(flow_run_id), events), Runs(cache.parts.database, cache.settings.namespace)
-    metrics = CacheMetrics.from_events(events)
+    runs = Runs(cache.parts.database, cache.settings.namespace)
     currency = cache.settings.currency if cache.settings.costs else ""
-    report = render_report(
-        events,
-        title=flow_run_name,
-        note=note,
-        before=runs.before(run) if run.flow else (),
-        warnings=list(_warnings(cache)),
-        currency=currency,
-        ui_url=_ui_url(),
-        sections=[score_section(plan, events)] if plan else (),
-    )
-    artifacts = (
+    with get_client(sync_client=True) as client:
+        sub_runs = sub_runs_of(client, flow_run_id, runs)
+        metrics = metrics_of(events, sub_runs)
+        run = _run_of(flow_run_id, flow, metrics, events, sub_runs)
+        report = render_report(
+            events,
+            title=flow_run_name,
+            note=note,
+            before=runs.before(run) if run.flow else (),
+            sub_runs=sub_runs,
+            warnings=list(_warnings(cache)),
+            currency=currency,
+            ui_url=_ui_url(),
+            sections=[score_section(plan, events, sub_runs)] if plan else (),
+        )
+        for artifact in _artifacts(flow_run_id, flow_run_name, report, hits_table(metrics, currency)):
+            if artifact.key not in omit:
+                client.create_artifact(artifact)
+    runs.remember(run)
+    logger.info("cache: %d of %d lookups hit, %.1f s saved", metrics.hits, metrics.total, metrics.seconds_saved)
+    return metrics
+
+
+def _run_of(
+    flow_run_id: UUID, flow: str, metrics: CacheMetrics, events: Sequence[CacheEvent], sub_runs: Sequence[SubRun]
+) -> Run:
+    """Return a run's place in the history of its flow."""
+    known = flow or next((event.origin.flow for event in events if event.origin.flow), "")
+    begun = (event.at for event in [*events, *(summed.event for one in sub_runs for summed in one.sums)])
+    return Run.from_metrics(str(flow_run_id), metrics, flow=known, at=min(begun, default=0.0))
+
+
+def _artifacts(
+    flow_run_id: UUID, flow_run_name: str, report: str, rows: list[dict[str, Any]]
+) -> tuple[ArtifactCreate, ArtifactCreate]:
+    return (
         ArtifactCreate(
             key=REPORT_KEY,
             type="markdown",
@@ -149,18 +170,11 @@ def publish(
         ArtifactCreate(
             key=TABLE_KEY,
             type="table",
-            data=orjson.dumps(hits_table(metrics, currency)).decode(),
+            data=orjson.dumps(rows).decode(),
             description=f"Cache lookups of {flow_run_name}, by kind.",
             flow_run_id=flow_run_id,
         ),
     )
-    with get_client(sync_client=True) as client:
-        for artifact in artifacts:
-            if artifact.key not in omit:
-                client.create_artifact(artifact)
-    runs.remember(run)
-    logger.info("cache: %d of %d lookups hit, %.1f s saved", metrics.hits, metrics.total, metrics.seconds_saved)
-    return metrics
 
 
 def _warnings(cache: TieredCache) -> Iterator[str]:

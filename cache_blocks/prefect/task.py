@@ -9,6 +9,7 @@ from prefect.tasks import Task
 from cache_blocks.cache import TieredCache
 from cache_blocks.prefect.policy import TieredCachePolicy
 from cache_blocks.prefect.report import report_when_run_ends
+from cache_blocks.values import keep_return_annotation
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,8 +35,13 @@ class CachedTask(Task[P, R]):
     def with_options(self, **options: Any) -> CachedTask[P, R]:
         """See `Task.with_options`; what comes back is a `CachedTask` too."""
         changed: Any = super().with_options(**options)
-        changed.__class__ = type(self)  # Prefect makes a plain Task, which differs by these three methods only
+        changed.__class__ = type(self)  # Prefect makes a plain Task, which differs by these methods only
         return changed
+
+    def __getstate__(self) -> dict[str, Any]:
+        """See to it that the process which the task is sent to knows the type of its results."""
+        keep_return_annotation(self.fn)
+        return self.__dict__
 
     def _see_to_report(self) -> None:
         policy = self.cache_policy

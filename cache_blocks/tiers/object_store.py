@@ -6,199 +6,26 @@ Layout under the configured URL::
     NAMESPACE/blobs/ab/DIGEST             contents of files
     NAMESPACE/generations/DIGEST/NUMBER   mirror of invalidations; the highest number counts
 
-An object appears whole or not at all.
+An object appears whole or not at all, see `objects`.
 """
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
-import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import orjson
-from fsspec.implementations.local import LocalFileSystem
 
 from cache_blocks.entry import Entry, is_key
-from cache_blocks.errors import ConfigurationError, TierUnavailableError
-from cache_blocks.fingerprint import digest_bytes, open_file_system
+from cache_blocks.errors import TierUnavailableError
+from cache_blocks.fingerprint import digest_bytes
 from cache_blocks.tiers.base import BackendTier, describe
+from cache_blocks.tiers.objects import TEMPORARY, ObjectStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fsspec import AbstractFileSystem
-
-_ATOMIC_PROTOCOLS: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"})
-_TEMPORARY: Final = ".tmp-"
 _MIRROR_ATTEMPTS: Final = 20
-
-
-class ObjectStore:
-    """A folder of a file system in which objects appear whole or not at all.
-
-    Args:
-        url: fsspec URL of the root.
-        options: Handed to fsspec.
-        timeout_seconds: Limit of one request, where the file system knows one.
-    """
-
-    def __init__(self, url: str, options: Mapping[str, Any] | None = None, timeout_seconds: float = 5.0) -> None:
-        self._url = url
-        self._options = dict(options or {})
-        self._timeout = timeout_seconds
-        self._lock = threading.Lock()
-        self._opened: tuple[int, AbstractFileSystem, str] | None = None
-        self._parents: list[Any] = []
-
-    @property
-    def label(self) -> str:
-        """The URL, for people: without user, password and query, which may be secrets."""
-        scheme, separator, rest = self._url.partition("://")
-        return f"{scheme}{separator}{rest.partition('?')[0].rpartition('@')[2]}"
-
-    @property
-    def fs(self) -> AbstractFileSystem:
-        """The file system of this process; a fork opens its own."""
-        return self._open()[0]
-
-    @property
-    def local_root(self) -> Path | None:
-        """The root as a local folder, if it is one."""
-        fs, root = self._open()
-        return Path(root) if isinstance(fs, LocalFileSystem) else None
-
-    def path(self, *parts: str) -> str:
-        """Return the path of an object in the file system's own form."""
-        return "/".join((self._open()[1], *parts))
-
-    def read(self, path: str) -> bytes | None:
-        """Return an object's bytes, or None when there is none."""
-        try:
-            return cast("bytes", self.fs.cat_file(path))
-        except FileNotFoundError:
-            return None
-
-    def read_many(self, paths: Sequence[str]) -> dict[str, bytes]:
-        """Return the objects that exist, fetched concurrently where the file system can."""
-        if len(paths) == 1:
-            data = self.read(paths[0])
-            return {} if data is None else {paths[0]: data}
-        answers = cast("dict[str, bytes | Exception]", self.fs.cat(list(paths), on_error="return")) if paths else {}
-        for answer in answers.values():
-            if isinstance(answer, Exception) and not isinstance(answer, FileNotFoundError):
-                raise answer
-        return {path: answer for path, answer in answers.items() if isinstance(answer, bytes)}
-
-    def write(self, path: str, data: bytes) -> None:
-        """Publish an object."""
-        with self._publishing(path) as target:
-            if self.local_root is not None:
-                Path(target.name).write_bytes(data)
-            else:
-                self.fs.pipe_file(target.name, data)
-
-    def write_file(self, path: str, source: Path) -> None:
-        """Publish a local file's bytes, in constant memory."""
-        with self._publishing(path) as target:
-            if self.local_root is not None:
-                shutil.copyfile(source, target.name)
-            else:
-                self.fs.put_file(str(source), target.name)
-
-    def fetch_file(self, path: str, target: Path) -> None:
-        """Copy an object to a local file, in constant memory; FileNotFoundError when there is none."""
-        self.fs.get_file(path, str(target))
-
-    def exists(self, path: str) -> int | None:
-        """Return an object's size, or None when there is none."""
-        try:
-            self.fs.invalidate_cache()
-            return int(self.details(path)["size"])
-        except FileNotFoundError:
-            return None
-
-    def details(self, path: str) -> dict[str, Any]:
-        """Return what the file system says of an object, such as its size and times."""
-        return cast("dict[str, Any]", self.fs.info(path))
-
-    def delete(self, paths: Sequence[str]) -> int:
-        """Remove objects; return how many there were."""
-        removed = 0
-        for path in paths:
-            try:
-                if self.exists(path) is not None:
-                    self.fs.rm_file(path)
-                    removed += 1
-            except FileNotFoundError:
-                continue
-        return removed
-
-    def walk(self, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield path and details (size, times) of every object under a prefix, unfinished ones too."""
-        self.fs.invalidate_cache()
-        try:
-            found = cast("dict[str, dict[str, Any]]", self.fs.find(prefix, detail=True))
-        except FileNotFoundError:
-            return
-        yield from found.items()
-
-    def _publishing(self, path: str) -> _Publication:
-        fs, _ = self._open()
-        protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
-        return _Publication(fs, path, in_one_step=bool(protocols & _ATOMIC_PROTOCOLS))
-
-    def _open(self) -> Any:
-        opened = self._opened
-        if opened is None or opened[0] != os.getpid():
-            with self._lock:
-                self._parents.append(opened)  # let go of in a child, it would disturb the parent's connections
-                opened = (os.getpid(), *self._connect())
-                self._opened = opened
-        return opened[1:]
-
-    def _connect(self) -> tuple[AbstractFileSystem, str]:
-        options = dict(self._options)
-        if self._url.startswith(("s3:", "s3a:")):
-            each = self._timeout / 2  # two attempts, since servers cut idle connections; s3fs alone would make 15
-            limits = {"connect_timeout": each, "read_timeout": each, "retries": {"total_max_attempts": 2}}
-            options["config_kwargs"] = limits | dict(options.get("config_kwargs", {}))
-            options.setdefault("use_listings_cache", False)
-        try:
-            fs, root = open_file_system(self._url, skip_instance_cache=True, **options)
-        except (ImportError, ValueError) as error:
-            raise ConfigurationError(f"object store {self.label}: {error}") from error
-        cast("Any", fs).retries = 1  # s3fs's own, on top of botocore's; others have none
-        return fs, root.rstrip("/")
-
-
-class _Publication:
-    """Writes go to ``name``; leaving without an error makes them the object, leaving with one removes them."""
-
-    def __init__(self, fs: AbstractFileSystem, path: str, *, in_one_step: bool) -> None:
-        self._fs = fs
-        self._path = path
-        parent, _, last = path.rpartition("/")
-        self.name = path if in_one_step else f"{parent}/{_TEMPORARY}{secrets.token_hex(8)}-{last}"
-        if not in_one_step:
-            fs.makedirs(parent, exist_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        if self.name == self._path:
-            return
-        if error_type is not None:
-            if self._fs.exists(self.name):
-                self._fs.rm_file(self.name)
-        elif isinstance(self._fs, LocalFileSystem):
-            Path(self.name).replace(self._path)
-        else:
-            self._fs.mv(self.name, self._path)
 
 
 class ObjectStoreTier(BackendTier):
@@ -226,7 +53,7 @@ class ObjectStoreTier(BackendTier):
                 content = orjson.dumps({"scope": scope, "number": number})
                 self.store.write(self._generation_path(scope, number), content)
                 folder = self._generation_path(scope)
-                kept = {path: _number_in(path) for path, _ in self.store.walk(folder) if _TEMPORARY not in path}
+                kept = {path: _number_in(path) for path, _ in self.store.walk(folder) if TEMPORARY not in path}
                 self.store.delete([path for path, other in kept.items() if other < max(kept.values())])
 
     def mirrored_generations(self) -> dict[str, int]:
@@ -252,7 +79,7 @@ class ObjectStoreTier(BackendTier):
         """Return all objects of the mirror. One that goes while it is read gave way to a higher number: look again."""
         prefix = self.store.path(self.namespace, "generations")
         for _ in range(_MIRROR_ATTEMPTS):
-            paths = [path for path, _ in self.store.walk(prefix) if _TEMPORARY not in path]
+            paths = [path for path, _ in self.store.walk(prefix) if TEMPORARY not in path]
             found = self.store.read_many(paths)
             if len(found) == len(paths):
                 return found

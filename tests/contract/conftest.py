@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import make_url
 
 from cache_blocks.database import Database
 from cache_blocks.tiers.object_store import ObjectStore
@@ -29,6 +30,15 @@ def sqlite(tmp_path: Path) -> Generator[Database]:
 def postgres(postgres_server: str) -> Generator[Database]:
     with fresh_database(postgres_server) as url:
         database = Database(url, timeout_seconds=10)
+        yield database
+        database.close()
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres_server: str, pgbouncer_server: str) -> Generator[Database]:
+    with fresh_database(postgres_server) as url:
+        through = make_url(pgbouncer_server).set(database=make_url(url).database)
+        database = Database(through.render_as_string(hide_password=False), timeout_seconds=10)
         yield database
         database.close()
 

@@ -20,20 +20,25 @@ from cache_blocks.tiers.breaker import Breaker
 from cache_blocks.tiers.redis import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Mapping
 
 KEY = "transcript:1f2e"
 FREE = LeaseView(LeaseState.FREE)
+REDIS: Mapping[str, Callable[[pytest.FixtureRequest], str]] = {
+    "redis": lambda request: cast("str", request.getfixturevalue("redis_url")),
+    "redis of sentinels": lambda request: request.getfixturevalue("shared_redis_sentinels").url,
+    "redis cluster": lambda request: request.getfixturevalue("shared_redis_cluster").url,
+}
+"""Addresses by how the servers are arranged."""
 
 
-@pytest.fixture(params=["redis", "sqlite", "postgres"])
+@pytest.fixture(params=["redis", "sqlite", "postgres", "pgbouncer"])
 def make_book(request: pytest.FixtureRequest) -> Generator[Callable[[float], LeaseBook]]:
     """Makes books over one backend and namespace, as two workers would."""
     namespace = f"leases-{uuid4().hex}"
-    if request.param == "redis":
-        client = connect(cast("str", request.getfixturevalue("redis_url")), timeout_seconds=10)
-        yield lambda seconds: RedisLeases(client, namespace, seconds)
-        client.connection_pool.disconnect()
+    if str(request.param) in REDIS:
+        with connect(REDIS[str(request.param)](request), timeout_seconds=10) as servers:
+            yield lambda seconds: RedisLeases(servers, namespace, seconds)
     else:
         database: Any = request.getfixturevalue(str(request.param))
         yield lambda seconds: SqlLeases(database, namespace, seconds)
@@ -136,7 +141,7 @@ def test_namespaces_do_not_block_each_other(redis_url: str) -> None:
     client = connect(redis_url, timeout_seconds=10)
     RedisLeases(client, "production", 60).acquire(KEY, "mine")
     assert RedisLeases(client, "staging", 60).acquire(KEY, "yours").state is LeaseState.MINE
-    client.connection_pool.disconnect()
+    client.close()
 
 
 def test_a_keeper_renews_as_long_as_its_process_computes(make_book: Callable[[float], LeaseBook]) -> None:

@@ -12,6 +12,7 @@ import redis
 
 from cache_blocks.tiers.redis import connect
 from cache_blocks.tiers.redis_connections import KeptConnections
+from cache_blocks.tiers.redis_servers import OneRedis
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -21,8 +22,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def client(redis_server: StartRedis) -> Generator[redis.Redis]:
-    with connect(redis_server().url, 0.5) as client:
+    with client_of(redis_server().url) as client:
         yield client
+
+
+def client_of(url: str) -> redis.Redis:
+    servers = connect(url, 0.5)
+    assert isinstance(servers, OneRedis)
+    return servers.client
 
 
 def connected(client: redis.Redis) -> int:
@@ -32,7 +39,7 @@ def connected(client: redis.Redis) -> int:
 
 def test_one_connection_answers_one_question_after_another(client: redis.Redis) -> None:
     client.set("a", "1", ex=60)
-    kept = KeptConnections(client)
+    kept = KeptConnections(client.connection_pool)
     assert [kept.ask("MGET", "a", "b") for _ in range(20)] == [[b"1", None]] * 20
     assert connected(client) == 1
 
@@ -40,7 +47,7 @@ def test_one_connection_answers_one_question_after_another(client: redis.Redis) 
 def test_every_thread_gets_its_own_answer_and_writers_are_not_kept_waiting(client: redis.Redis) -> None:
     for number in range(64):
         client.set(str(number), str(number), ex=60)
-    kept = KeptConnections(client)
+    kept = KeptConnections(client.connection_pool)
     together = threading.Barrier(64)
 
     def ask(number: int) -> set[bytes]:
@@ -54,8 +61,8 @@ def test_every_thread_gets_its_own_answer_and_writers_are_not_kept_waiting(clien
 
 def test_a_server_that_has_started_again_is_asked_as_if_nothing_had_been(redis_server: StartRedis) -> None:
     server = redis_server()
-    with connect(server.url, 0.5) as client:
-        kept = KeptConnections(client)
+    with client_of(server.url) as client:
+        kept = KeptConnections(client.connection_pool)
         assert kept.ask("PING") == b"PONG"
         server.kill()
         with pytest.raises(redis.ConnectionError):
@@ -69,10 +76,10 @@ def test_a_server_that_has_started_again_is_asked_as_if_nothing_had_been(redis_s
 
 def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_ones(redis_server: StartRedis) -> None:
     server = redis_server()
-    with connect(server.url, 0.5) as client:
+    with client_of(server.url) as client:
         client.set("a", "1", ex=60)
         client.set("b", "2", ex=60)
-        kept = KeptConnections(client)
+        kept = KeptConnections(client.connection_pool)
         assert kept.ask("GET", "a") == b"1"
         server.freeze()
         with pytest.raises(redis.TimeoutError):
@@ -83,21 +90,21 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_ones(redis_serv
 
 def test_a_refused_command_spoils_nothing(client: redis.Redis) -> None:
     client.set("a", "1", ex=60)
-    kept = KeptConnections(client)
+    kept = KeptConnections(client.connection_pool)
     with pytest.raises(redis.ResponseError):
         kept.ask("LPOP", "a")
     assert kept.ask("GET", "a") == b"1"
 
 
 def test_a_closed_pool_connects_again(client: redis.Redis) -> None:
-    kept = KeptConnections(client)
+    kept = KeptConnections(client.connection_pool)
     assert kept.ask("PING") == b"PONG"
     client.connection_pool.disconnect()
     assert kept.ask("PING") == b"PONG"
 
 
 def test_a_child_process_does_not_speak_on_its_parents_connection(client: redis.Redis) -> None:
-    kept = KeptConnections(client)
+    kept = KeptConnections(client.connection_pool)
     parents = kept.ask("CLIENT", "ID")
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
+from redis.cluster import RedisCluster
 
 from cache_blocks import codec
 from cache_blocks.schema import EntryRow, table
@@ -17,6 +18,7 @@ from cache_blocks.tiers.memory import MemoryTier
 from cache_blocks.tiers.object_store import ObjectStore, ObjectStoreTier
 from cache_blocks.tiers.redis import RedisTier, connect
 from cache_blocks.tiers.sql import SqlTier
+from tests.servers.redis_fixtures import demand_expiries
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -25,17 +27,17 @@ if TYPE_CHECKING:
 
     from cache_blocks.database import Database
     from cache_blocks.tiers.base import Tier
+    from cache_blocks.tiers.redis_servers import RedisServers
+    from tests.servers.redis_topologies import ClusterOfRedis, SentinelService
 
 ROWS = table(EntryRow)
 
 
 @pytest.fixture
-def client(redis_url: str) -> Generator[Redis]:
-    """A client made as the product makes it, with time for a busy machine."""
-    client = connect(redis_url, timeout_seconds=10)
-    yield client
-    client.close()
-    client.connection_pool.disconnect()
+def client(redis_url: str) -> Generator[RedisServers]:
+    """A Redis reached as the product reaches it, with time for a busy machine."""
+    with connect(redis_url, timeout_seconds=10) as servers:
+        yield servers
 
 
 def plant_in_memory(tier: MemoryTier, key: str, data: bytes) -> None:
@@ -82,24 +84,26 @@ class TestMemory(TierContract):
         assert list(tier.keys()) == []
 
 
-class TestRedis(TierContract):
+class RedisContract(TierContract):
+    """Every arrangement of servers; a test plants and looks through clients of their own."""
+
     keeps_manifest = False
 
     @pytest.fixture
-    def make_tier(self, client: Redis) -> MakeTier:
-        return lambda namespace: RedisTier(client, namespace)
+    def make_tier(self, servers: RedisServers) -> MakeTier:
+        return lambda namespace: RedisTier(servers, namespace)
 
     @pytest.fixture
-    def plant(self, redis_client: Redis, tier: Tier) -> Plant:
+    def plant(self, past_the_tier: Redis | RedisCluster, tier: Tier) -> Plant:
         def plant(key: str, data: bytes) -> None:
-            redis_client.set(f"cache-blocks:{tier.namespace}:entry:{key}", data, ex=60)
+            past_the_tier.set(f"cache-blocks:{tier.namespace}:entry:{key}", data, ex=60)
 
         return plant
 
-    def test_an_entry_ends_in_redis_when_it_ends(self, tier: Tier, redis_client: Redis) -> None:
+    def test_an_entry_ends_in_redis_when_it_ends(self, tier: Tier, past_the_tier: Redis | RedisCluster) -> None:
         entry = self.entry(tier, expires_in=500)
         tier.write([entry])
-        ends_ms = redis_client.pexpiretime(f"cache-blocks:{tier.namespace}:entry:{entry.key}")
+        ends_ms = past_the_tier.pexpiretime(f"cache-blocks:{tier.namespace}:entry:{entry.key}")
         assert abs(ends_ms / 1000 - entry.expires_at) < 1
 
     def test_a_seed_counts_only_where_its_token_still_stands(self, tier: RedisTier) -> None:
@@ -118,6 +122,44 @@ class TestRedis(TierContract):
         assert tier.read([], ["all"]).generations == {"all": 5}
 
 
+class TestRedis(RedisContract):
+    @pytest.fixture
+    def servers(self, client: RedisServers) -> RedisServers:
+        return client
+
+    @pytest.fixture
+    def past_the_tier(self, redis_client: Redis) -> Redis:
+        return redis_client
+
+
+class TestRedisOfSentinels(RedisContract):
+    @pytest.fixture
+    def servers(self, shared_redis_sentinels: SentinelService) -> Generator[RedisServers]:
+        with connect(shared_redis_sentinels.url, timeout_seconds=10) as servers:
+            yield servers
+
+    @pytest.fixture
+    def past_the_tier(self, shared_redis_sentinels: SentinelService) -> Generator[Redis]:
+        with shared_redis_sentinels.master.client() as client:
+            client.flushdb()
+            yield client
+            demand_expiries([shared_redis_sentinels.master])
+
+
+class TestRedisCluster(RedisContract):
+    @pytest.fixture
+    def servers(self, shared_redis_cluster: ClusterOfRedis) -> Generator[RedisServers]:
+        with connect(shared_redis_cluster.url, timeout_seconds=10) as servers:
+            yield servers
+
+    @pytest.fixture
+    def past_the_tier(self, shared_redis_cluster: ClusterOfRedis) -> Generator[RedisCluster]:
+        with RedisCluster(host="127.0.0.1", port=shared_redis_cluster.servers[0].port) as client:
+            client.flushdb(target_nodes=RedisCluster.PRIMARIES)
+            yield client
+            demand_expiries(shared_redis_cluster.masters)
+
+
 class TestSqlite(TierContract):
     @pytest.fixture
     def make_tier(self, sqlite: Database) -> MakeTier:
@@ -132,6 +174,16 @@ class TestPostgres(TierContract):
     @pytest.fixture
     def make_tier(self, postgres: Database) -> MakeTier:
         return lambda namespace: SqlTier(postgres, namespace)
+
+    @pytest.fixture
+    def plant(self, tier: SqlTier) -> Plant:
+        return lambda key, data: plant_in_sql(tier, key, data)
+
+
+class TestPostgresThroughPgBouncer(TierContract):
+    @pytest.fixture
+    def make_tier(self, pgbouncer: Database) -> MakeTier:
+        return lambda namespace: SqlTier(pgbouncer, namespace)
 
     @pytest.fixture
     def plant(self, tier: SqlTier) -> Plant:
@@ -196,7 +248,7 @@ class TestServerChain(TierContract):
     keeps_manifest = False
 
     @pytest.fixture
-    def make_tier(self, client: Redis, postgres: Database, rclone: ObjectStore) -> MakeTier:
+    def make_tier(self, client: RedisServers, postgres: Database, rclone: ObjectStore) -> MakeTier:
         return lambda namespace: Chain(
             [RedisTier(client, namespace), SqlTier(postgres, namespace), ObjectStoreTier(rclone, namespace)]
         )

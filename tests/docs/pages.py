@@ -121,7 +121,10 @@ class Reader:
     def _command(self, line: str) -> str:
         if line.startswith("export "):
             for given in shlex.split(line.removeprefix("export ")):
-                self._monkeypatch.setenv(*given.split("=", 1))
+                name, value = given.split("=", 1)
+                if command := re.fullmatch(r"\$\((.*)\)", value):
+                    value = _shell(command[1]).strip()
+                self._monkeypatch.setenv(name, value)
             return ""
         ready = next((said for server, said in SERVERS.items() if line.startswith(server)), None)
         if ready is not None:

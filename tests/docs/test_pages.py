@@ -15,25 +15,45 @@ from tests.servers.s3 import S3Bucket
 
 PAGES = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))
 SHARED_SERVERS = "docs/how-to/shared-servers.md"
+DEPLOYING = "docs/deploying.md"
+OBJECT_STORE = "docs/how-to/object-store.md"
+WITH_SERVERS = (SHARED_SERVERS, DEPLOYING, OBJECT_STORE)
+"""Pages that speak of Redis, PostgreSQL and S3, by the same made-up addresses."""
 RUN_FLOWS = (
     "docs/tutorial.md",
     "docs/how-to/batches.md",
     "docs/how-to/environments.md",
     "docs/how-to/maintenance.md",
     "docs/how-to/private-data.md",
+    "docs/how-to/task-runners.md",
     "docs/how-to/troubleshooting.md",
+    "docs/privacy.md",
     SHARED_SERVERS,
 )
 """Pages that need a Prefect server."""
 NOT_RUN: Mapping[str, str] = {
     "pip install '.[s3,postgres]'": "it is installed; test_install.py installs the package into an empty environment",
     "prefect deploy --all --prefect-file deployments/prefect.yaml": "tests/pipeline/test_deployment.py does it",
+    "prefect server start --background": "a server runs already, which the tests end",
+    "prefect work-pool create speech --type process": "tests/pipeline/test_deployment.py does it",
+    "docker compose --file deployments/compose.yaml up --detach --build --wait": "needs an engine; tests/deployments",
+    "prefect work-pool create speech --type process --overwrite \\": "tests/deployments/test_work_pools.py does it",
+    "prefect worker start --pool speech --limit 4": "the same",
+    "docker build --file deployments/Dockerfile --tag prefect-cache-blocks .": "needs an engine; tests/deployments",
+    "cache-blocks lifecycle > lifecycle.json": "needs Amazon's tool; tests/unit/test_lifecycle.py puts it",
+    "kubectl create namespace speech": "needs a cluster; tests/deployments",
+    "pip install '.[dask,s3,postgres]'": "they are installed",
+    "dask scheduler --port 8786": "tests/runners/test_dask.py starts a scheduler",
+    "dask worker tcp://scheduler.example:8786 --nthreads 1": "tests/runners/test_dask.py starts three workers",
+    "prefect deployment run batch-transcription/on-demand --param runner=tcp://scheduler.example:8786 \\": (
+        "its bucket and its cluster are made up"
+    ),
 }
 """Blocks that no test runs here, by their first line, and why."""
 
 
 @pytest.mark.timeout(900)  # a dozen processes one after another, each of which imports Prefect
-@pytest.mark.parametrize("page", [page for page in PAGES if page != SHARED_SERVERS and blocks_of(page)])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in WITH_SERVERS and blocks_of(page)])
 def test_a_page_works_as_it_stands(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -43,7 +63,9 @@ def test_a_page_works_as_it_stands(
 
 
 @pytest.mark.timeout(900)
-def test_the_page_on_shared_servers_works_with_real_ones(
+@pytest.mark.parametrize("page", WITH_SERVERS)
+def test_a_page_on_shared_servers_works_with_real_ones(
+    page: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     prefect_server: str,
@@ -60,7 +82,7 @@ def test_the_page_on_shared_servers_works_with_real_ones(
             s3.options
         ).decode(),
     }
-    read(SHARED_SERVERS, tmp_path, made_up, monkeypatch)
+    read(page, tmp_path, made_up, monkeypatch)
 
 
 def read(page: str, folder: Path, instead: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,14 +56,14 @@ def notes(tmp_path: Path) -> Notes:
     return Notes(tmp_path)
 
 
-@pytest.fixture(params=["sqlite", "redis", "postgres"])
+@pytest.fixture(params=["sqlite", "redis", "postgres", "pgbouncer"])
 def environment(request: pytest.FixtureRequest, notes: Notes, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The settings of workers, in this process as well; leases are in Redis, or in one of two databases."""
     environment = {"WORKER_NOTES": str(notes.path), "PYTHONPATH": os.getcwd()}  # noqa: PTH109
     if request.param == "redis":
         environment["CACHE_BLOCKS_REDIS_URL"] = cast("str", request.getfixturevalue("redis_url"))
-    if request.param == "postgres":
-        environment["CACHE_BLOCKS_DATABASE_URL"] = cast("str", request.getfixturevalue("postgres_url"))
+    if request.param in ("postgres", "pgbouncer"):
+        environment["CACHE_BLOCKS_DATABASE_URL"] = cast("str", request.getfixturevalue(f"{request.param}_url"))
     # Several processes share two cores with the rest of the suite: slow is not down here.
     environment |= {f"CACHE_BLOCKS_{tier}_TIMEOUT_SECONDS": "30" for tier in ("REDIS", "DATABASE", "OBJECT_STORE")}
     for name, value in environment.items():

@@ -23,6 +23,7 @@ from sqlalchemy.exc import OperationalError
 
 from cache_blocks import AI_ENHANCEMENT, TRANSCRIPT, TieredCache
 from cache_blocks.errors import InvalidationIncompleteError, TierUnavailableError
+from cache_blocks.tiers.s3 import ATTEMPTS
 from tests.faults.conftest import MakeCache, until
 from tests.servers.postgres import postgres_server
 from tests.servers.proxy import Proxy, proxy_to, proxy_to_postgres
@@ -351,7 +352,7 @@ def test_s3_goes_in_the_middle_of_a_batch_and_returns(
         object_store_timeout_seconds=1,
     )
     go_and_return(cache, "object_store", lambda: note_and(go), lambda: note_and(come_back), caplog)
-    assert tried[1] - tried[0] <= 6, "no library underneath tries on by itself"
+    assert tried[1] - tried[0] <= 3 * ATTEMPTS, "botocore's attempts are all: no library underneath has more"
     assert attempts["object_store"] <= 3
     assert cache.metrics.lost_writes["object_store"] >= 15
 

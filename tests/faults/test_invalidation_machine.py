@@ -97,7 +97,7 @@ class Process:
         parts = self.cache.parts
         hot, sql, far = parts.chain.tiers
         if hot.name == "redis":
-            pool = cast("Any", hot)._client.connection_pool
+            pool = cast("Any", hot).servers.client.connection_pool
             self.wrap(pool, "get_connection", before=partial(self.cut_off, "redis", redis.ConnectionError("cut off")))
             self.wrap(hot, "reserve", before=partial(self.at, "before places are reserved"))
             self.wrap(hot, "seed", before=partial(self.at, "before redis is seeded"))

@@ -31,14 +31,14 @@ OVERLAPPING_EACH = 2_500
 STALE_IN_A_MUTANT = 100
 
 
-@pytest.fixture
-def environment(tmp_path: Path, redis_url: str, postgres_url: str) -> dict[str, str]:
+@pytest.fixture(params=["postgres_url", "pgbouncer_url"])
+def environment(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str) -> dict[str, str]:
     (tmp_path / "truth").write_bytes(bytes(FILE_BYTES))
     here = {
         "PYTHONPATH": os.getcwd(),  # noqa: PTH109
         "WORKER_TRUTH": str(tmp_path / "truth"),
         "CACHE_BLOCKS_REDIS_URL": redis_url,
-        "CACHE_BLOCKS_DATABASE_URL": postgres_url,
+        "CACHE_BLOCKS_DATABASE_URL": cast("str", request.getfixturevalue(str(request.param))),
     }
     # Several processes share two cores with the rest of the suite: slow is not down here.
     here |= {f"CACHE_BLOCKS_{tier}_TIMEOUT_SECONDS": "60" for tier in ("REDIS", "DATABASE", "OBJECT_STORE")}

@@ -205,9 +205,9 @@ def leases_held(cache: TieredCache) -> list[str]:
         leases = table(LeaseRow)
         with cache.parts.database.read() as connection:
             return list(connection.execute(sa.select(leases.c.key).where(leases.c.failed.is_(False))).scalars())
-    client: Any = cache.parts.chain.tier("redis")
-    names = client._client.keys("cache-blocks:*:lease:*")
-    return [name for name in names if not (client._client.get(name) or b"f").startswith(b"f")]
+    client = cast("Any", cache.parts.chain.tier("redis")).servers.client
+    names = client.keys("cache-blocks:*:lease:*")
+    return [name for name in names if not (client.get(name) or b"f").startswith(b"f")]
 
 
 @pytest.mark.promise("A hit takes no lease", tries="100 hits")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def client_of(cache: TieredCache) -> Redis:
-    return cast("Any", cache.parts.chain.tier("redis"))._client
+    return cast("Any", cache.parts.chain.tier("redis")).servers.client
 
 
 def compute_some(cache: TieredCache, start: int, count: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 from cache_blocks import NO_VALUE, TRANSCRIPT, TieredCache
 from cache_blocks.errors import InvalidationIncompleteError
 from cache_blocks.leases import LeaseState
-from cache_blocks.tiers import redis_process
+from cache_blocks.tiers import redis_history
 from tests.faults.conftest import MakeCache, until
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def plants() -> dict[str, Callable[[Redis, bytes], object]]:
     }
     found["bytes that are no text"] = lambda client, name: client.set(name, bytes(range(128, 256)))
     found["a number with our mark that is too long"] = lambda client, name: client.set(
-        name, f"{'9' * 16}@{run_id(client)}"
+        name, f"{'9' * 16}@{history(client)}"
     )
     found["a hash"] = lambda client, name: client.hset(name, "1", "1")
     found["a list"] = lambda client, name: client.rpush(name, "1")
@@ -62,8 +62,8 @@ def plants() -> dict[str, Callable[[Redis, bytes], object]]:
     return found
 
 
-def run_id(client: Redis) -> str:
-    return str(client.info("server")["run_id"])[:12]
+def history(client: Redis) -> str:
+    return str(client.info("replication")["master_replid"])[:12]
 
 
 @pytest.fixture(params=plants())
@@ -95,7 +95,7 @@ def test_a_generation_that_is_no_number_of_ours_is_asked_from_sql_and_replaced(
 
     assert cache.get(KEY) == "text"
 
-    sane = f"0@{run_id(redis_client)}".encode()
+    sane = f"0@{history(redis_client)}".encode()
     assert {redis_client.get(name) for name in names(redis_client, "generation")} == {sane}, "what SQL says"
     assert cache.metrics.outages == {}
     for name in names(redis_client, "generation"):
@@ -165,10 +165,10 @@ def test_numbers_of_an_older_snapshot_count_for_nothing(redis_server: StartRedis
     assert come_back_with_an_old_snapshot(redis_server(), make_cache) == [NO_VALUE] * 6
 
 
-def test_without_the_name_of_the_process_they_would(
+def test_without_the_name_of_the_history_they_would(
     redis_server: StartRedis, make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_process, "_RUN_ID", re.compile(rb"(redis)_version"))  # the same for each
+    monkeypatch.setattr(redis_history, "_REPLICATION_ID", re.compile(rb"(connected)_slaves"))  # the same for each
     assert "old" in come_back_with_an_old_snapshot(redis_server(), make_cache)
 
 
@@ -239,3 +239,47 @@ def test_a_replica_that_was_cut_off_and_becomes_master_serves_nothing_that_it_di
         until(lambda: client.info("replication")["connected_slaves"] == 0)
     assert "redis" in cache.invalidate(key=KEY).told, "it has no replica any more"
     assert make_cache(redis_url=replica.url, redis_timeout_seconds=10).get(KEY) is NO_VALUE
+
+
+@NEVER
+def test_a_former_master_that_is_master_again_serves_nothing_that_its_successor_had_not_heard_of(
+    pair: tuple[RedisServer, RedisServer], make_cache: MakeCache
+) -> None:
+    """The process is the same as before, and so is the mark of its own on the old number that comes back to it."""
+    master, replica = pair
+    cache = make_cache(redis_url=master.url, redis_timeout_seconds=10)
+    cache.put(KEY, "old", kind=TRANSCRIPT)
+    assert cache.lookup(KEY).tier == "redis"
+    with closing(replica.client()) as at_replica, closing(master.client()) as at_master:
+        until(lambda: generation(replica))
+        at_replica.replicaof("NO", "ONE")
+        until(lambda: at_master.info("replication")["connected_slaves"] == 0)
+        assert "redis" in cache.invalidate(key=KEY).told
+        at_master.replicaof("127.0.0.1", str(replica.port))
+        until(lambda: at_master.info("replication")["master_link_status"] == "up")
+        at_master.replicaof("NO", "ONE")
+        until(lambda: at_master.info("replication")["role"] == "master")
+    assert (generation(master) or b"").startswith(b"0@"), "it has the old number again"
+    assert make_cache(redis_url=master.url, redis_timeout_seconds=10).get(KEY) is NO_VALUE
+
+
+def test_a_history_that_goes_on_under_another_name_costs_one_question_to_sql(
+    redis_server: StartRedis, make_cache: MakeCache
+) -> None:
+    """The first replica of a server begins a new history of it; connections that know the old one learn."""
+    server = redis_server()
+    cache = make_cache(redis_url=server.url, redis_timeout_seconds=10)
+    cache.put(KEY, "text", kind=TRANSCRIPT)
+    assert cache.lookup(KEY).tier == "redis"
+    with closing(server.client()) as client:
+        before = history(client)
+        redis_server("--replicaof", f"127.0.0.1 {server.port}")
+        until(lambda: history(client) != before)
+        later = make_cache(redis_url=server.url, redis_timeout_seconds=10)
+        for _ in range(2):  # asks SQL, and puts numbers in the place of those from before
+            later.lookup(KEY)
+        marked = f"0@{history(client)}".encode()
+        assert {client.get(name) for name in names(client, "generation")} == {marked}
+        cache.lookup(KEY)
+        cache.lookup(KEY)
+        assert {client.get(name) for name in names(client, "generation")} == {marked}, "the two agree"

@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 
+from flows.shards import Sharding
 from tests.pipeline.batches import AUDIO, BETTER, ROOT, TEXT, artifacts_of, files_under, lookups_of
 from tests.pipeline.conftest import PATIENT, FirstRun, set_all
 from tests.servers.process import ServerProcess
@@ -22,7 +23,8 @@ from tests.servers.process import ServerProcess
 PREFECT = str(Path(sys.executable).with_name("prefect"))
 NIGHTLY, ON_DEMAND, HOURLY = "batch-transcription/nightly", "batch-transcription/on-demand", "cache-maintenance/hourly"
 DEPLOY = ["deploy", "--all", "--prefect-file", "deployments/prefect.yaml"]
-NAMES = (NIGHTLY, ON_DEMAND, HOURLY)
+ANY_WORKER = Sharding().deployment
+NAMES = (NIGHTLY, ON_DEMAND, HOURLY, ANY_WORKER)
 RUN_SECONDS = "240"
 
 
@@ -125,16 +127,18 @@ def test_runs_find_what_a_script_has_computed_and_maintenance_publishes_what_it_
 
 
 def test_the_schedules_and_limits_are_those_of_the_file(worker: Worker) -> None:
-    nightly, on_demand, hourly = (worker.deployments[name] for name in NAMES)
+    nightly, on_demand, hourly, any_worker = (worker.deployments[name] for name in NAMES)
     (night,) = nightly.schedules
     (hour,) = hourly.schedules
     assert isinstance(night.schedule, CronSchedule)
     assert (night.active, night.schedule.cron, night.schedule.timezone) == (True, "30 2 * * *", "UTC")
     assert hour.active
     assert on_demand.schedules == []
-    assert nightly.parameters == {"source": "samples", "output": "transcripts", "concurrency": 2}
+    large = Sharding().model_dump(exclude={"deployment"})
+    assert nightly.parameters == {"source": "samples", "output": "transcripts", "concurrency": 2, "shards": large}
+    assert on_demand.parameters == {"concurrency": 2, "shards": large}
     assert set(nightly.tags) == {"speech", "nightly"}
-    for one, limit in ((nightly, 1), (on_demand, 4), (hourly, 1)):
+    for one, limit in ((nightly, 1), (on_demand, 4), (hourly, 1), (any_worker, 8)):
         assert one.work_pool_name == "speech"
         assert one.global_concurrency_limit is not None
         assert one.global_concurrency_limit.limit == limit

@@ -320,7 +320,7 @@ def test_a_flow_without_lookups_has_no_artifacts() -> None:
     assert artifacts_of(work()) == {}
 
 
-def test_a_subflow_reports_for_itself() -> None:
+def test_a_subflow_reports_for_itself_and_its_parent_for_both_each_lookup_once() -> None:
     @flow
     def child() -> str:
         length("abc")
@@ -336,8 +336,8 @@ def test_a_subflow_reports_for_itself() -> None:
 
     parent_id, child_id = parent()
 
-    assert totals_of(parent_id) == (2, 0, 0)
     assert totals_of(child_id) == (2, 2, 0)
+    assert totals_of(parent_id) == (4, 2, 0)
 
 
 def test_hits_of_cached_map_count_once_an_item() -> None:

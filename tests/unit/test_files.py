@@ -87,6 +87,23 @@ def test_it_pickles_into_another_process(produced: Path) -> None:
     assert copy.path.read_bytes() == SOUND
 
 
+def test_on_another_machine_its_path_may_be_that_of_another_file(produced: Path) -> None:
+    sent = pickle.dumps(CachedFile.from_path(produced))
+    produced.write_bytes(SOUND[::-1])
+    there: CachedFile = pickle.loads(sent)  # noqa: S301 - our own bytes
+    assert there.local_path is None
+    produced.unlink()
+    assert pickle.loads(sent).local_path is None  # noqa: S301
+
+
+def test_a_fetched_file_travels_as_a_handle_and_is_kept_while_somebody_has_it(stored: CachedFile) -> None:
+    here = stored.path
+    there: CachedFile = pickle.loads(pickle.dumps(stored))  # noqa: S301 - our own bytes
+    assert (there, there.local_path) == (stored, None)
+    here.unlink()
+    assert stored.path.read_bytes() == SOUND, "fetched again, whoever removed it"
+
+
 def test_it_is_a_field_of_models_and_dataclasses(produced: Path) -> None:
     model = Audio(file=produced, seconds=1.5)  # pyright: ignore[reportArgumentType] - a produced path is taken
     assert Audio.model_validate_json(model.model_dump_json()) == model

@@ -57,6 +57,7 @@ def test_the_environment_is_read_when_settings_are_made(monkeypatch: pytest.Monk
         ("lease_seconds", 0),
         ("redis_timeout_seconds", -1),
         ("memory_max_bytes", 0),
+        ("local_files_max_bytes", 0),
     ],
 )
 def test_settings_that_cannot_work_are_refused(name: str, value: object) -> None:

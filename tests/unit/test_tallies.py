@@ -277,8 +277,8 @@ def test_an_older_database_is_upgraded_with_what_it_holds(url: str) -> None:
     database = Database(url, timeout_seconds=10)
     with database.read() as connection:
         assert [tuple(row) for row in connection.execute(sa.select(TAGS).order_by(TAGS.c.key))] == [
-            ("default", "x", "search-results:2", 1002.0),
-            ("default", "x", "transcript:0", 1000.0),
+            ("default", "search-results:2", "x", 1002.0),
+            ("default", "transcript:0", "x", 1000.0),
         ]
         assert tallies.kinds(connection, "default") == ["search-results", "transcript"]
         assert tallies.entries_under(connection, "default", "kind:transcript") == 2

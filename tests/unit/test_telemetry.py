@@ -59,14 +59,15 @@ def test_lookups_are_counted_and_timed_by_kind_tier_and_outcome(reader: InMemory
 
 
 def test_outages_and_lost_writes_are_counted_by_tier(reader: InMemoryMetricReader) -> None:
-    telemetry.observe([CacheEvent(TIER_DOWN, tier="redis"), CacheEvent(LOST, "transcript", KEY, tier="redis")])
+    events = [CacheEvent(TIER_DOWN, tier="redis"), CacheEvent(LOST, "transcript", KEY, tier="redis")]
+    telemetry.observe("mine", events)
 
     points = points_of(reader)
 
     (change,) = points["cache_blocks.tier.changes"]
-    assert dict(change.attributes) == {"tier": "redis", "state": "down"}
+    assert dict(change.attributes) == {"namespace": "mine", "tier": "redis", "state": "down"}
     (lost,) = points["cache_blocks.writes.lost"]
-    assert dict(lost.attributes) == {"kind": "transcript", "tier": "redis"}
+    assert dict(lost.attributes) == {"namespace": "mine", "kind": "transcript", "tier": "redis"}
 
 
 def test_without_the_api_nothing_is_measured_and_nothing_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +77,7 @@ def test_without_the_api_nothing_is_measured_and_nothing_breaks(monkeypatch: pyt
     monkeypatch.setattr(telemetry.importlib, "import_module", absent)
     telemetry.instruments.cache_clear()
     try:
-        telemetry.observe([CacheEvent(TIER_DOWN, tier="redis")])
+        telemetry.observe("mine", [CacheEvent(TIER_DOWN, tier="redis")])
         assert telemetry.instruments() is None
     finally:
         telemetry.instruments.cache_clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import replace
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -18,6 +19,7 @@ from cache_blocks.costs import Prices
 from cache_blocks.events import CacheEvent, Origin
 from cache_blocks.maintenance import collect, stats
 from cache_blocks.runs import Run, Runs
+from cache_blocks.schema import LARGE_BYTES
 from cache_blocks.tallies import DAY_SECONDS
 
 if TYPE_CHECKING:
@@ -123,8 +125,9 @@ def test_misses_are_counted_by_cause_whatever_the_values(cache: TieredCache) -> 
 
 def test_the_biggest_entries_are_listed_and_among_them_those_that_nobody_reads(cache: TieredCache) -> None:
     for number in range(15):
-        cache.put(f"transcript:{number}", [*range(100 * number)], kind=TRANSCRIPT)
-    cache.put("search-results:read", [*range(5000)], kind=SEARCH_RESULTS)
+        cache.put(f"transcript:{number}", token_hex(LARGE_BYTES + 1000 * number), kind=TRANSCRIPT)
+    cache.put("search-results:read", token_hex(2 * LARGE_BYTES), kind=SEARCH_RESULTS)
+    cache.put("search-results:small", token_hex(LARGE_BYTES // 4), kind=SEARCH_RESULTS)
     cache.get("search-results:read")
     now = stats(cache).kinds["transcript"].newest
 
@@ -139,7 +142,7 @@ def test_the_biggest_entries_are_listed_and_among_them_those_that_nobody_reads(c
 
 def test_everything_is_json(cache: TieredCache) -> None:
     cache.record(HISTORY)
-    cache.put("transcript:a", "text", kind=TRANSCRIPT)
+    cache.put("transcript:a", token_hex(LARGE_BYTES), kind=TRANSCRIPT)
     written = orjson.loads(orjson.dumps(stats(cache, now=NOON).as_dict()))
     assert (written["by"], written["currency"], written["since"]) == ("day", "EUR", 19_970 * DAY_SECONDS)
     assert written["trends"][2]["money_saved"] == 1.5
