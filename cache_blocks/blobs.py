@@ -135,7 +135,7 @@ class BlobStore:
             if referred == before:
                 break
         if not referred:
-            self._local.remove(file.digest)
+            self._local.remove(name)
         return referred
 
     def _is_referred(self, digest: str) -> bool:
@@ -147,9 +147,15 @@ class BlobStore:
         Raises:
             BlobMissingError: The object store does not have them, has them damaged, or does not answer.
         """
-        return self._local.copy_of(
-            file.digest, self.private.local_name_of(file), lambda target: self._fetch(file, target)
-        )
+        try:
+            return self._copy_of(file, lambda target: self._fetch(file, target))
+        except (PrivateKeyMissingError, TierUnavailableError) as error:
+            raise BlobMissingError(f"the bytes of {self.private.shown(file)} cannot be fetched: {error}") from error
+
+    def _copy_of(self, file: CachedFile, write: Callable[[Path], object]) -> LocalCopy:
+        """Return a local copy, under the name of the blob: who removes the blob finds it."""
+        name = self.private.local_name_of(file)
+        return self._local.copy_of(file.digest, name, write, blob=self.private.name_of(file))
 
     def _fetch(self, file: CachedFile, target: Path) -> None:
         try:
@@ -159,13 +165,15 @@ class BlobStore:
             if isinstance(error, BlobMissingError):
                 raise
             raise BlobMissingError(f"the bytes of {self.private.shown(file)} are not stored") from error
-        except (PrivateKeyMissingError, TierUnavailableError) as error:
-            raise BlobMissingError(f"the bytes of {self.private.shown(file)} cannot be fetched: {error}") from error
 
-    def spool(self, data: bytes) -> CachedFile:
-        """Return bytes as a file on this machine, to be `put`."""
-        file = CachedFile(digest_bytes(data), len(data), "contents", "application/octet-stream")
-        file.bind(self, self._local.copy_of(file.digest, file.name, lambda target: target.write_bytes(data)))
+    def spool(self, data: bytes, *, private: bool = False) -> CachedFile:
+        """Return bytes as a file on this machine, to be `put`.
+
+        Raises:
+            PrivateKeyMissingError: It is private, and there is no key ring.
+        """
+        file = CachedFile(digest_bytes(data), len(data), "contents", "application/octet-stream", private=private)
+        file.bind(self, self._copy_of(file, lambda target: target.write_bytes(data)))
         return file
 
     def missing(self, sizes: Mapping[str, int], marks: Mapping[str, str] = MappingProxyType({})) -> list[str]:

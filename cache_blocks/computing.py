@@ -108,7 +108,7 @@ class Computations:
             if encoded.files and not stored:
                 return value  # with the produced files, which are nowhere else
             return self._parts.reader.value_of_json(encoded.json, call.annotation)
-        except UnsupportedValueError as error:
+        except (UnsupportedValueError, ConfigurationError, PrivateKeyMissingError) as error:
             why = told(error, private=call.private)
             logger.error("result of %s is not cached: %s", call.key, why)  # noqa: TRY400 - the message says it all
             self._unstored(call, error)

@@ -2,9 +2,9 @@
 
 Layout under the folder::
 
-    ab/DIGEST/NAME     a copy; whoever uses it holds a shared lock on it
+    ab/BLOB/NAME       a copy; whoever uses it holds a shared lock on it. A blob's name is its digest, or a keyed one
     .state/budget      bytes of all copies, or more than that; its lock is held while copies come and go
-    .state/abc.lock    held while a blob whose digest begins so is fetched
+    .state/abc.lock    held while a blob whose name begins so is fetched
     .state/abc.part    what has been fetched of it
 
 A copy appears whole, by being renamed. When copies exceed the budget, those go first that were not used for the longest
@@ -93,22 +93,24 @@ class LocalFiles:
         self._numbers = itertools.count()
         self._held: weakref.WeakValueDictionary[int, LocalCopy] = weakref.WeakValueDictionary()
 
-    def copy_of(self, digest: str, name: str, write: Write) -> LocalCopy:
+    def copy_of(self, digest: str, name: str, write: Write, *, blob: str = "") -> LocalCopy:
         """Return a copy with exactly the bytes of this digest.
 
         Args:
             digest: Digest of the bytes.
             name: File name of the copy.
+            blob: Name of the blob, where that is not the digest.
             write: Called by one process of this machine at a time, if there is no copy yet; it must see to it that the
                 bytes are the right ones.
         """
-        target = self._folder_of(digest) / name
+        blob = blob or digest
+        target = self._folder_of(blob) / name
         if (found := self._find(digest, target)) is not None:
             return found
-        with self._locked(f"{digest[:3]}.lock"):  # others that want it wait here, and find it afterwards
+        with self._locked(f"{blob[:3]}.lock"):  # others that want it wait here, and find it afterwards
             if (found := self._find(digest, target) or self._under_another_name(digest, target)) is not None:
                 return found
-            part = self._state / f"{digest[:3]}.part"
+            part = self._state / f"{blob[:3]}.part"
             part.unlink(missing_ok=True)
             try:
                 write(part)
@@ -116,14 +118,14 @@ class LocalFiles:
             finally:
                 part.unlink(missing_ok=True)
 
-    def remove(self, digest: str) -> None:
+    def remove(self, blob: str) -> None:
         """Remove the copies of a blob, half-fetched ones too; who has one open can read it to its end."""
-        for path in _files_in(self._folder_of(digest)):
+        for path in _files_in(self._folder_of(blob)):
             path.unlink(missing_ok=True)
-        self._remove_parts(f"{digest[:3]}.part")
+        self._remove_parts(f"{blob[:3]}.part")
 
-    def _folder_of(self, digest: str) -> Path:
-        return self.folder / digest[:2] / digest
+    def _folder_of(self, blob: str) -> Path:
+        return self.folder / blob[:2] / blob
 
     def _find(self, digest: str, target: Path) -> LocalCopy | None:
         """Return the copy that is here, if it has the right bytes, and note that it was used."""

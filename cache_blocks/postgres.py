@@ -25,12 +25,14 @@ _SHARE_SECONDS: Final = 30.0
 _PAUSE: Final = (0.2, 1.0)
 """Seconds after which a server without a connection to spare is asked again: refusing costs it a process each time."""
 _LOOK_SECONDS: Final = 0.01
+_KEPT: Final = 2
+"""What a process uses at once, for lookups and for writing events. To open one anew costs more than a lookup."""
 _CROWDED: Final = ("too many", "connection slots", "no more connections")
 """What servers and poolers without a connection to spare say; libpq tells no code of what fails while connecting."""
 
 
 def postgres_engine(url: sa.URL, timeout_seconds: float, connections: int) -> Engine:
-    """Return an engine that keeps one connection and opens up to ``connections``, giving the others back when idle.
+    """Return an engine that keeps two connections and opens up to ``connections``, giving the others back when idle.
 
     Args:
         url: Address.
@@ -38,11 +40,12 @@ def postgres_engine(url: sa.URL, timeout_seconds: float, connections: int) -> En
         connections: Most connections of this process.
     """
     milliseconds = int(timeout_seconds * 1000)
+    kept = min(connections, _KEPT)
     engine = sa.create_engine(
         url,
         connect_args={"connect_timeout": max(int(timeout_seconds), 2), "tcp_user_timeout": milliseconds},
-        pool_size=1,
-        max_overflow=connections - 1,
+        pool_size=kept,
+        max_overflow=connections - kept,
         pool_timeout=_SHARE_SECONDS,
         pool_recycle=600,
     )
@@ -56,8 +59,7 @@ def postgres_engine(url: sa.URL, timeout_seconds: float, connections: int) -> En
         return connection
 
     def begun(connection: Connection) -> None:
-        driver: Any = connection.connection.dbapi_connection
-        driver.execute(begin)
+        connection.exec_driver_sql(begin)  # by SQLAlchemy, which sees what fails and whether the connection is lost
 
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "begin", begun)

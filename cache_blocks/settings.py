@@ -51,7 +51,7 @@ class CacheSettings(BaseSettings):
     database_timeout_seconds: PositiveFloat = Field(default=2.0, description="Per call, before the breaker opens.")
     object_store_timeout_seconds: PositiveFloat = Field(default=5.0, description="Per call, before the breaker opens.")
     database_connections: int = Field(
-        default=4, gt=0, description="Most connections of one process to PostgreSQL; it keeps one when idle."
+        default=4, gt=0, description="Most connections of one process to PostgreSQL; it keeps two when idle."
     )
     breaker_seconds: PositiveFloat = Field(
         default=5.0, description="How long a tier that failed is skipped before it is probed again."

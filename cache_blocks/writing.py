@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from cache_blocks import codec, plan
@@ -70,9 +71,11 @@ class Writer:
 
         Raises:
             UnsupportedValueError: It cannot be given back as it is.
+            PrivateKeyMissingError: It is private, and there is no key ring; as far as that matters here.
         """
         with kept_privately(call.private):
-            encoded = codec_of(call.annotation).encode(value, self._blobs.spool if call.kind.large_binary else None)
+            spool = partial(self._blobs.spool, private=call.private) if call.kind.large_binary else None
+            encoded = codec_of(call.annotation).encode(value, spool)
         if call.private:
             encoded = replace(encoded, files=tuple(file.as_private() for file in encoded.files))
         if len(encoded.json) > codec.MAX_PAYLOAD_BYTES:

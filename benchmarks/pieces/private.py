@@ -23,7 +23,7 @@ from benchmarks.payloads import transcript
 from cache_blocks import CachedFile, CacheKind, CacheSettings, TieredCache
 from cache_blocks.private.ring import new_ring
 
-ORDER: Final = 12
+ORDER: Final = 10
 
 _SIZES: Final = {"2 KB": (2_000, 2.0, 1.5), "46 KB": (46_000, 1.5, 1.5), "717 KB": (717_000, 1.5, 1.5)}
 """Bytes of a transcript, and the limits of a hit and of a put."""

@@ -218,6 +218,11 @@ def test_a_damaged_file_is_found_and_removed_but_not_one_whose_key_is_missing(
 # Names
 
 
+def copies_on_this_machine(cache: TieredCache) -> set[bytes]:
+    copies = cache.settings.local_files.glob("[0-9a-f][0-9a-f]/*/*")
+    return {path.read_bytes() for path in copies}
+
+
 @cached_task(kind=NOTES, cache_version="1", cache_ignore=("name",), cache_tags=(lambda given: f"of:{given['name']}",))
 def diagnose(what: str, note: str, name: str = "Jane Roe") -> str:  # noqa: ARG001 - for people
     return f"{what}: {note}"
@@ -280,10 +285,27 @@ def test_a_recording_is_forgotten_by_its_digest(of_environment: TieredCache, tmp
     for number, path in enumerate((sound, others)):
         file = CachedFile.from_path(path)
         of_environment.put(f"notes:{number}", file, kind=NOTES, tags=[f"recording:{file.digest}"])
+        assert of_environment.get(f"notes:{number}").path.read_bytes() == path.read_bytes()
+    assert copies_on_this_machine(of_environment) == {b"a", b"b"}
     done = forget(of_environment, sound)
     assert done.complete
+    assert copies_on_this_machine(of_environment) == {b"b"}
     assert done.entries == ["notes:0"]
     assert of_environment.get("notes:1") is not NO_VALUE
+
+
+def test_contents_that_a_private_task_has_returned_are_on_this_machine_under_the_name_of_their_blob(
+    private_settings: CacheSettings,
+) -> None:
+    kind = CacheKind(
+        "scans", ttl=timedelta(hours=1), large_binary=True, tiers=frozenset({"sql", "object_store"}), private=True
+    )
+    cache = TieredCache(private_settings)
+    cache.put("scans:1", b"a scan", kind=kind, annotation=bytes)
+    (name,) = entry_of(cache, "scans:1").blobs
+    assert cache.get("scans:1", annotation=bytes) == b"a scan"
+    assert copies_on_this_machine(cache) == {b"a scan"}
+    assert {copy.parent.name for copy in cache.settings.local_files.glob("[0-9a-f][0-9a-f]/*/*")} == {name}
 
 
 def test_a_private_argument_of_an_open_kind_is_a_name_that_cannot_be_guessed(

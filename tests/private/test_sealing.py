@@ -183,6 +183,7 @@ def test_nothing_follows_a_chunk_that_is_not_genuine() -> None:
         (f"{new_key('names')},{new_key('Capital')}", "not ID:BASE64"),
         (f"{new_key('names')},{new_key('a' * 17)}", "not ID:BASE64"),
     ],
+    ids=["empty", "no names", "names alone", "twice", "short", "no base64", "no key", "capital", "long id"],
 )
 def test_a_malformed_ring_is_refused_with_the_way_out_and_without_a_key(text: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said) as raised:

@@ -154,7 +154,7 @@ def test_the_command_shows_trends_by_what_is_asked_for(monkeypatch: pytest.Monke
     monkeypatch.setenv("CACHE_BLOCKS_COSTS", '{"transcript": {"compute_hour": 36.0}}')
     cache = TieredCache.from_settings()
     cache.record([replace(event, at=time.time()) for event in HISTORY])
-    cache.put("transcript:a", "text", kind=TRANSCRIPT)
+    cache.put("transcript:a", token_hex(LARGE_BYTES), kind=TRANSCRIPT)
     cache.parts.events.flush()
 
     said = CliRunner().invoke(app, ["stats", "--by", "task", "--since", "7d"]).stdout
