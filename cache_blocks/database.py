@@ -98,15 +98,19 @@ class Database:
         Raises:
             TierUnavailableError: As `begin`, or the driver says why not.
         """
-        engine = self._ready_engine()
+        driver_error = cast("Any", self._url.get_dialect()).import_dbapi().Error
         try:
-            with self._connected(engine) as connection:
+            with self._connected(self._ready_engine()) as connection:
                 driver: Any = connection.connection.driver_connection
                 connection.detach()  # from the pool, whose connections have less patience
                 if not self.is_sqlite:
                     driver.patience = _UNHURRIED_SECONDS
-                yield driver
-        except (*_OUTAGES, cast("Any", engine.dialect.dbapi).Error) as error:
+                try:
+                    yield driver
+                except driver_error as error:
+                    connection.invalidate(error)  # it may be lost, and is not asked to roll back
+                    raise
+        except (*_OUTAGES, driver_error) as error:
             raise unavailable("sql", error) from error
 
     def now(self) -> sa.ColumnElement[float]:

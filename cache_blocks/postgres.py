@@ -58,11 +58,12 @@ def postgres_engine(url: sa.URL, timeout_seconds: float, connections: int) -> En
         connection.patience = timeout_seconds * _PATIENCE
         return connection
 
-    def begun(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)  # by SQLAlchemy, which sees what fails and whether the connection is lost
+    def do_begin(dbapi_connection: Any) -> None:
+        dbapi_connection.execute(begin)
 
     event.listen(engine, "do_connect", connect)
-    event.listen(engine, "begin", begun)
+    # Not listening to "begin", whose errors SQLAlchemy passes on as they are, keeping a connection that is lost.
+    engine.dialect.do_begin = do_begin
     return engine
 
 

@@ -22,6 +22,7 @@ from sqlalchemy import event, make_url
 from sqlalchemy.exc import OperationalError
 
 from cache_blocks import AI_ENHANCEMENT, TRANSCRIPT, TieredCache
+from cache_blocks.database import Database
 from cache_blocks.errors import InvalidationIncompleteError, TierUnavailableError
 from cache_blocks.tiers.s3 import ATTEMPTS
 from tests.faults.conftest import MakeCache, until
@@ -272,6 +273,43 @@ def test_postgres_goes_in_the_middle_of_a_batch_and_returns(
     go_and_return(cache, "sql", go, come_back, caplog)
     assert attempts["sql"] <= 3
     assert cache.metrics.unleased + cache.metrics.unstored >= 30, "what was computed without a lease, and not kept"
+
+
+@pytest.mark.parametrize("step", ["begin", "statement", "commit", "driver"])
+@pytest.mark.parametrize("way", ["hangs", "is cut"])
+def test_whatever_postgres_leaves_unanswered_is_an_outage_and_the_connection_is_given_up(
+    way: str, step: str, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with proxy_to_postgres(postgres_url) as proxy, closing(Database(proxy.url, timeout_seconds=1)) as database:
+        go, come_back = {"hangs": (proxy.hold, proxy.flow), "is cut": (proxy.refuse, proxy.admit)}[way]
+        assert answers(database)
+        with pytest.raises(TierUnavailableError):
+            lose(database, go, step)
+        come_back()
+        assert answers(database), "by another connection"
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("sqlalchemy")] == []
+
+
+def answers(database: Database) -> bool:
+    """Whether a transaction is possible."""
+    with database.begin() as connection:
+        return connection.execute(sa.select(1)).scalar() == 1
+
+
+def lose(database: Database, go: Change, step: str) -> None:
+    """Make the server go before a step of a transaction, or before a statement by the driver's own connection."""
+    if step == "driver":
+        with database.unhurried() as driver:
+            driver.patience = 1
+            go()
+            driver.execute("SELECT 1")
+    if step == "begin":
+        go()
+    with database.begin() as connection:
+        if step == "statement":
+            go()
+        connection.execute(sa.select(1))
+        go()
 
 
 @ONE_TIMEOUT

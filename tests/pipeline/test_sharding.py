@@ -19,7 +19,12 @@ from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
+)
 from prefect.client.schemas.objects import FlowRun
 from redis import Redis
 
@@ -133,10 +138,10 @@ def story(
         }
         set_all(patch, PATIENT | shared)
         with closing_cache() as cache, worker(folder / "one") as one, worker(folder / "two") as two:
-            deploy()
+            deployment = deploy()
             with ThreadPoolExecutor(1) as pool:
                 over = threading.Event()
-                killing = pool.submit(kill_shard, cache, over)
+                killing = pool.submit(kill_shard, cache, deployment, over)
                 try:
                     killed = batch(source, folder / "output", Sharding(size=3, deployment=DEPLOYMENT))
                 finally:
@@ -179,10 +184,10 @@ def worker(folder: Path) -> Generator[Path]:
         process.stop()
 
 
-def deploy(name: str = POOL) -> None:
-    """Deploy the shard's flow, so that two of its runs may run at once."""
+def deploy(name: str = POOL) -> UUID:
+    """Deploy the shard's flow, so that two of its runs may run at once; return the deployment's id."""
     with get_client(sync_client=True) as client:
-        client.create_deployment(
+        return client.create_deployment(
             flow_id=client.create_flow(transcription_shard),
             name=name,
             work_pool_name=POOL,
@@ -192,22 +197,22 @@ def deploy(name: str = POOL) -> None:
         )
 
 
-def kill_shard(cache: TieredCache, over: threading.Event) -> None:
+def kill_shard(cache: TieredCache, deployment: UUID, over: threading.Event) -> None:
     """Kill the process of the first shard as soon as it has stored something."""
-    flow_run_ids: list[str] = []
+    mine = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))  # other tests have shards of such names
 
-    def has_stored() -> bool:
+    def process_if_it_has_stored() -> str | None:
         with get_client(sync_client=True) as client:
-            runs = [run for run in client.read_flow_runs() if run.name.endswith("shard 1 of 3")]
-        flow_run_ids[:] = [str(run.id) for run in runs]
-        computed = computed_in([cache.parts.events.of_run(each) for each in flow_run_ids])
-        return any(cache.lookup(key, tags=()).is_hit for key in computed)
+            runs = client.read_flow_runs(deployment_filter=mine)
+        for run in runs:
+            if run.name.endswith("shard 1 of 3"):
+                computed = computed_in([cache.parts.events.of_run(str(run.id))])
+                return run.infrastructure_pid if any(cache.lookup(key, tags=()).is_hit for key in computed) else None
+        return None
 
-    while not has_stored():
+    while (process := process_if_it_has_stored()) is None:
         assert not over.wait(0.1), "the batch has ended before"
-    with get_client(sync_client=True) as client:
-        pid = client.read_flow_run(UUID(flow_run_ids[0])).infrastructure_pid
-    os.kill(int(str(pid).rpartition(":")[2]), signal.SIGKILL)
+    os.kill(int(process.rpartition(":")[2]), signal.SIGKILL)
 
 
 def batch(source: Path, output: Path, shards: Sharding | None) -> Batch:

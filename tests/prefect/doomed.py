@@ -18,6 +18,8 @@ from tests.prefect.dying import SOUND
 from tests.prefect.observed import artifacts_of, recorded, totals_of
 
 if TYPE_CHECKING:
+    import subprocess
+
     from prefect.client.schemas.objects import StateType
 
     from cache_blocks import TieredCache
@@ -69,9 +71,16 @@ class Doomed:
         return self.cache.get(key, annotation=Path).path.read_bytes()
 
 
-def doomed(cache: TieredCache, note: Path) -> Doomed:
-    """Wait until the flow has noted that it is at its step, and its two lookups are in SQL."""
-    until(note.exists)
+def doomed(cache: TieredCache, note: Path, process: subprocess.Popen[bytes] | None = None) -> Doomed:
+    """Wait until the flow has noted that it is at its step, and its two lookups are in SQL.
+
+    Args:
+        cache: Its cache.
+        note: Where it notes that.
+        process: Its process, if the test has started it: nothing is to be waited for once that has ended.
+    """
+    until(lambda: note.exists() or (process is not None and process.poll() is not None))
+    assert note.exists(), "it has ended before; its standard error says why"
     until(lambda: len(recorded(cache, "lookup")) == 2)
     first, second = recorded(cache, "lookup")
     return Doomed(cache, UUID(first.origin.flow_run_id), first.key, second.key, int(note.read_text()))

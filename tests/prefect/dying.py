@@ -14,7 +14,7 @@ from typing import Any
 from prefect import flow
 
 from cache_blocks import AUDIO_PREPROCESSING, cached_task
-from cache_blocks.tiers import object_store
+from cache_blocks.tiers import objects
 from cache_blocks.tiers.chain import Chain
 
 SOUND = b"RIFF" + b"a sound that is long enough to be cut in half " * 1000
@@ -77,7 +77,7 @@ def stopping_before(real: Any) -> Any:
 
 
 if __name__ == "__main__":
-    library: Any = object_store
+    library: Any = objects
     library.shutil.copyfile = stopping_in_the_middle(library.shutil.copyfile)
     Chain.write_through = stopping_before(Chain.write_through)
     dying(*sys.argv[1:])

@@ -81,8 +81,8 @@ def start(cache_of_the_dying: TieredCache, child_environment: dict[str, str], tm
     def start(step: str) -> tuple[subprocess.Popen[bytes], Doomed]:
         command = [sys.executable, "-m", "tests.prefect.dying", step, str(tmp_path)]
         environment = child_environment | {name: os.environ[name] for name in os.environ if "CACHE_BLOCKS" in name}
-        processes.append(subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL))
-        return processes[-1], doomed(cache_of_the_dying, tmp_path / f"at {step}")
+        processes.append(subprocess.Popen(command, env=environment, cwd=ROOT))
+        return processes[-1], doomed(cache_of_the_dying, tmp_path / f"at {step}", processes[-1])
 
     yield start
     for process in processes:
@@ -156,7 +156,7 @@ def deploy_and_run(pool: str, folder: Path) -> None:
             name=pool,
             work_pool_name=pool,
             entrypoint="tests/prefect/dying.py:dying",
-            path=str(ROOT),
+            pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}],
             parameters={"step": "computing", "folder": str(folder)},
         )
         client.create_flow_run_from_deployment(deployment)

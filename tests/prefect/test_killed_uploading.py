@@ -119,9 +119,9 @@ def test_a_flow_that_is_killed_while_it_uploads(
     theirs["CACHE_BLOCKS_OBJECT_STORE_OPTIONS"] = json.dumps(through.options)
     command = [sys.executable, "-m", "tests.prefect.dying", "nowhere", str(tmp_path)]
     environment = child_environment | SETTINGS | theirs
-    with subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, env=environment, cwd=ROOT) as process:
         try:
-            run = doomed(cache_on_s3, half_way.note)
+            run = doomed(cache_on_s3, half_way.note, process)
             assert run.lease is LeaseState.HELD
         finally:
             process.kill()
