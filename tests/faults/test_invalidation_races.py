@@ -80,8 +80,10 @@ def test_a_reader_that_was_overtaken_revives_no_old_number(
 def test_without_compare_and_set_it_would(
     monkeypatch: pytest.MonkeyPatch, redis_url: str, redis_client: Redis, make_cache: MakeCache, *, evicted: bool
 ) -> None:
-    always = "redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) return 1"
-    monkeypatch.setattr(redis_tier, "_SEED_IF_RESERVED", always)
+    compare = "if text(KEYS[1]) ~= ARGV[1] then return 0 end"
+    real = cast("Any", redis_tier)._SEED_IF_RESERVED
+    assert compare in real, "what is taken out has to be there"
+    monkeypatch.setattr(redis_tier, "_SEED_IF_RESERVED", real.replace(compare, ""))
     assert racing_reseed(monkeypatch, redis_client, make_cache, redis_url, evicted=evicted) == "old"
 
 

@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 import tempfile
-import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 from prefect import flow
-from prefect.logging.handlers import APILogHandler
-from prefect.settings import get_current_settings
 from pydantic import SecretStr
-from sqlalchemy import make_url
 
 from cache_blocks import TRANSCRIPT, CacheSettings, TieredCache, cached_task
 from cache_blocks.fingerprint import digest_path
@@ -25,13 +21,14 @@ from cache_blocks.private.ring import new_ring
 from tests.pipeline.batches import SAMPLES, artifacts_of, run_batch
 from tests.pipeline.conftest import PATIENT, closing_cache, set_all
 from tests.private.leaks import Needles, files_in, redis_contents, s3_contents, sql_contents, words_of
+from tests.private.prefect_of_run import prefect_contents, prefect_of_its_own
 from tests.servers.postgres import fresh_database
 from tests.servers.postgres import postgres_server as start_postgres
 from tests.servers.redis import RedisServer
 from tests.servers.s3 import S3Account, fresh_bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
 
 Where = Literal["servers", "embedded"]
 PROMPT = "Give Brontosaurus Okapi the benefit of the doubt"
@@ -107,12 +104,9 @@ def listening() -> Generator[list[bytes]]:
 
 
 @pytest.fixture(scope="session")
-def run_and_look(
-    prefect_server: str, s3_account: S3Account, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[Where, bool], Seen]:
+def run_and_look(s3_account: S3Account, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Where, bool], Seen]:
     """Runs the batch pipeline twice, and a task with a prompt, and looks into every place; each way once a session."""
     done: dict[tuple[Where, bool], Seen] = {}
-    del prefect_server
 
     def run(where: Where, private: bool) -> Seen:  # noqa: FBT001 - the one question
         if (where, private) not in done:
@@ -142,6 +136,7 @@ def _run(where: Where, account: S3Account, folder: Path, *, private: bool) -> Se
             places["SQLite"] = lambda: sql_contents(f"sqlite:///{folder / 'home' / 'cache.db'}")
             places["folder"] = lambda: files_in(folder / "home" / "objects")
         set_all(patch, settings)
+        stack.enter_context(prefect_of_its_own())
         return _look_into(folder, places, pristine)
 
 
@@ -195,17 +190,5 @@ def _look_into(
         assert len(shown) >= 4
         seen.look("artifacts", Needles(names | words | digests), [str(one.model_dump()).encode() for one in shown])
         seen.look("logs", kept, lines)
-        seen.look("Prefect", Needles(names | words), _prefect_contents())
+        seen.look("Prefect", Needles(names | words), prefect_contents())
     return seen
-
-
-def _prefect_contents() -> Iterator[bytes]:
-    """Prefect's database, once what was sent to it has arrived."""
-    APILogHandler().flush()
-    time.sleep(3)
-    address = get_current_settings().server.database.connection_url
-    assert address is not None
-    url = make_url(address.get_secret_value())
-    path = Path(str(url.database))
-    for file in path.parent.glob(f"{path.name}*"):
-        yield file.read_bytes()

@@ -347,7 +347,8 @@ def test_the_ring_may_be_in_a_secret_block(
     monkeypatch: pytest.MonkeyPatch, ring: str, of_environment: TieredCache
 ) -> None:
     of_environment.put(KEY, TEXT, kind=NOTES)
-    Secret[str](value=SecretStr(ring)).save("private-ring", overwrite=True)
+    block: Secret[str] = Secret(value=SecretStr(ring))  # as Prefect's page makes it; `Secret[str]` is a type of its own
+    block.save("private-ring", overwrite=True)
     monkeypatch.delenv("CACHE_BLOCKS_PRIVATE_KEYS")
     monkeypatch.setenv("CACHE_BLOCKS_PRIVATE_KEYS_BLOCK", "private-ring")
     assert TieredCache.from_settings().get(KEY) == TEXT
