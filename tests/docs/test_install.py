@@ -32,7 +32,11 @@ if __name__ == "__main__":
 def test_the_wheel_in_an_empty_environment(tmp_path: Path) -> None:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "CACHE_BLOCKS_"))
-    } | {"PREFECT_HOME": str(tmp_path / "prefect"), "CACHE_BLOCKS_HOME": str(tmp_path / "cache")}
+    } | {
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "CACHE_BLOCKS_HOME": str(tmp_path / "cache"),
+    }
 
     def run(*command: str) -> str:
         done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -238,7 +239,8 @@ def postgres_trouble(request: pytest.FixtureRequest, readable_folder: Path) -> G
 
         def crash() -> None:
             for pid in processes_of(url)[1:]:
-                os.kill(pid, signal.SIGKILL)  # PostgreSQL then recovers by itself
+                with contextlib.suppress(ProcessLookupError):  # killing one ends the others
+                    os.kill(pid, signal.SIGKILL)  # PostgreSQL then recovers by itself
             proxy.refuse()
 
         yield {

@@ -21,7 +21,9 @@ from flows.shards import (
 )
 from flows.sources import Recording, recordings_at
 
-ANY = st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=20)
+ANY = st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=20).filter(
+    lambda name: name not in (".", "..")  # which are folders
+)
 ALIKE = st.builds(
     "{}{}".format, st.sampled_from(["a", "A", "b", "c/a", "index"]), st.sampled_from(["", ".mp3", ".wav"])
 )
