@@ -32,9 +32,10 @@ _TAIL = """
   with the one that the entry carries, and reads what has another. Bytes that go bad while the mark stays are found
   when they come to a machine, before they are used: the task that wants them fails with `BlobMissingError`, and from
   then on every lookup of that file is a miss. Run the flow again; `cache-blocks verify` reads everything beforehand.
-- **A Redis user that may not ask `INFO`.** Copies of generations name the server process that took them, so that a
-  Redis that starts from an older snapshot, and a replica that becomes master, are not believed. Without `INFO` they
-  are, for up to six hours; `cache-blocks invalidate` once more after such a restart, or flush that Redis.
+- **A Redis user that may not ask `INFO`.** Copies of generations name the replication history that they were taken
+  in, so that a Redis that starts from an older snapshot, and a replica that becomes master, are not believed. Without
+  `INFO` the server's address stands for its history, and a restart from an old snapshot, or another server taking over
+  the address, is believed until the copies end, six hours at most: `cache-blocks invalidate` once more, or flush it.
 - **Forgetting what a process holds that cannot reach SQL, or dies in the middle of a write.** It is never served, and
   goes with a later collection: entries with the next one, files after an hour.
 - **The result of a killed computation within the lease plus 1 s** supposes that the second computation itself is
