@@ -124,6 +124,7 @@ class Computations:
             return value
         finally:
             self._release(ticket, failed=False)
+            self._parts.events.settle()
 
     def _store(self, call: Call, ticket: Ticket, encoded: Encoded, seconds: float) -> bool:
         """Store, and report rather than raise what the tiers do not take; return whether it was stored."""

@@ -186,6 +186,11 @@ class EventLog:
         if urgent:
             self._flush(self._insert_guarded)
 
+    def settle(self) -> None:
+        """Write what is still to come of a worker that cannot wait: the run that it works for may be reported next."""
+        if not origin_now().deferred:
+            self._flush(self._insert_guarded)
+
     def expect(self) -> None:
         """See to it that what the source has to give is delivered and written within a moment."""
         with self._lock:

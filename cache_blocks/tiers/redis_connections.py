@@ -188,16 +188,19 @@ class KeptConnections:
         if self._process != os.getpid():  # the parent's; the pool has made itself anew as well
             self._kept, self._process = deque(), os.getpid()
         started = time.monotonic() if self._recheck_seconds is not None else 0.0
-        try:
-            connection = self._kept.pop()
-        except IndexError:
-            pass
-        else:
-            if _is_ready(connection):
-                return connection, False
-            self.drop(connection)
+        if (kept := self._pop()) is not None:
+            if _is_ready(kept):
+                return kept, False
+            self.drop(kept)
         connection = self._pool.get_connection()  # which connects anew where it must, and raises if it cannot
         return connection, self._recheck_seconds is not None and learnt_at(connection) >= started
+
+    def _pop(self) -> Any:
+        """Return a kept connection; None when there is none, which another thread may have taken just now."""
+        try:
+            return self._kept.pop()
+        except IndexError:
+            return None
 
     def _is_doubtful(self, connection: Any) -> bool:
         learnt = learnt_at(connection)
