@@ -35,7 +35,7 @@ _TAIL = """
 - **A Redis user that may not ask `INFO`.** Copies of generations name the replication history that they were taken
   in, so that a Redis that starts from an older snapshot, and a replica that becomes master, are not believed. Without
   `INFO` the server's address stands for its history, and a restart from an old snapshot, or another server taking over
-  the address, is believed until the copies end, six hours at most: `cache-blocks invalidate` once more, or flush it.
+  the address, is believed until the copies end, 30 hours at most: `cache-blocks invalidate` once more, or flush it.
 - **Forgetting what a process holds that cannot reach SQL, or dies in the middle of a write.** It is never served, and
   goes with a later collection: entries with the next one, files after an hour.
 - **The result of a killed computation within the lease plus 1 s** supposes that the second computation itself is

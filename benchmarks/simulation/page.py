@@ -107,9 +107,9 @@ def _notes(done: Simulation, figures: Figures, small: Needs, assumed: Assumption
         ),
         wrapped(
             f"- The first lookup of a key in {hours} hours asks SQL for its generation, whatever Redis has, because "
-            "Redis keeps copies of generations that long. A night that asks for each key once therefore asks SQL for "
-            f"each key: Redis spares it the bytes, and not the question. Asked again within {hours} hours, a key takes "
-            f"{again:.0%} of the worker's processor time."
+            "Redis keeps copies of generations that long. Where each key is asked for once a night, SQL is asked every "
+            "second night: Redis spares it the bytes, and not the question. The tables are about such a night. Asked "
+            f"again within {hours} hours, a key takes {again:.0%} of the worker's processor time."
         ),
         wrapped(
             "- Every hit on normalised sound asks S3 whether the sound is still there: "

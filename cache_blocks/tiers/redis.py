@@ -28,7 +28,9 @@ from cache_blocks.tiers.redis_connections import HISTORY, make_pool
 from cache_blocks.tiers.redis_sentinel import SentinelRedis
 from cache_blocks.tiers.redis_servers import OUTAGES, Copies, OneRedis, RedisServers, Script
 
-GENERATION_TTL_MS: Final = 6 * 3600 * 1000
+GENERATION_TTL_MS: Final = 30 * 3600 * 1000
+"""Longer than a day: what comes every night finds the copies of the night before, and need not ask SQL."""
+
 _TOKEN_TTL_MS: Final = 5_000
 
 _LONGEST_NUMBER: Final = 15
