@@ -12,7 +12,7 @@ from cache_blocks import events
 from cache_blocks.blobs import BlobStore
 from cache_blocks.database import Database
 from cache_blocks.errors import ConfigurationError
-from cache_blocks.events import EventLog
+from cache_blocks.event_log import EventLog
 from cache_blocks.explaining import Explainer
 from cache_blocks.generations import Generations
 from cache_blocks.history import History

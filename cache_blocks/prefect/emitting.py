@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from prefect.events import emit_event
 from prefect.settings import get_current_settings
 
-from cache_blocks import events
+from cache_blocks import event_log, events
 from cache_blocks.entry import Outcome
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _related(flow_run_id: str) -> list[dict[str, str]]:
 
 def flush_emitters() -> None:
     """Send what any emitter of this process still holds."""
-    events.deliver_all()
+    event_log.deliver_all()
     for emitter in list(_emitters):
         emitter.flush()
 

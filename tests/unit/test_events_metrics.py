@@ -11,10 +11,11 @@ from uuid import uuid4
 
 import pytest
 
-from cache_blocks import TRANSCRIPT, CacheMetrics, Outcome, TieredCache, events
+from cache_blocks import TRANSCRIPT, CacheMetrics, Outcome, TieredCache, event_log, events
 from cache_blocks.database import Database
 from cache_blocks.errors import TierUnavailableError
-from cache_blocks.events import CacheEvent, EventLog, Origin, originating
+from cache_blocks.event_log import EventLog
+from cache_blocks.events import CacheEvent, Origin, originating
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -131,7 +132,7 @@ def test_events_wait_for_a_database_that_is_down(tmp_path: Path) -> None:
 def test_many_events_are_written_in_several_transactions_and_none_twice_when_one_fails(
     log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "_PAGE_EVENTS", 10)
+    monkeypatch.setattr(event_log, "_PAGE_EVENTS", 10)
     insert, tried = log._insert, list[int]()
 
     def troubled(page: Sequence[CacheEvent]) -> None:
@@ -152,7 +153,7 @@ def test_many_events_are_written_in_several_transactions_and_none_twice_when_one
 def test_who_records_faster_than_the_database_writes_waits_rather_than_filling_the_memory(
     log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "_CROWD_EVENTS", 100)
+    monkeypatch.setattr(event_log, "_CROWD_EVENTS", 100)
     insert, writing, go_on = log._insert, threading.Event(), threading.Event()
     waiting: list[int] = []
 

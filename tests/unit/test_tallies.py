@@ -22,7 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 import cache_blocks
 from cache_blocks import TRANSCRIPT, CacheSettings, Outcome, TieredCache, events, tallies
 from cache_blocks.database import Database
-from cache_blocks.events import CacheEvent, EventLog, Origin, originating
+from cache_blocks.event_log import EventLog
+from cache_blocks.events import CacheEvent, Origin, originating
 from cache_blocks.maintenance import collect
 from cache_blocks.schema import CacheTable, EntryRow, EntryTallyRow, EventRow, EventTallyRow, TagRow, table
 from cache_blocks.testing import entry_for
