@@ -82,11 +82,14 @@ class Database:
 
     @contextmanager
     def read(self) -> Generator[Connection]:
-        """Give a connection for reading; it blocks no writer. Raises as `begin` does."""
+        """Give a connection for reading; it blocks no writer. Each statement sees what is there when it begins.
+
+        Raises as `begin` does.
+        """
         try:
             with self._connected(self._ready_engine()) as connection:
                 if self.is_sqlite:
-                    connection.execution_options(sqlite_begin="DEFERRED")
+                    connection.execution_options(sqlite_begin=None)
                 yield connection
         except _OUTAGES as error:
             raise unavailable("sql", error) from error
@@ -174,7 +177,12 @@ class Database:
         if self.is_sqlite:
             if self._url.database and self._url.database != ":memory:":
                 Path(self._url.database).expanduser().parent.mkdir(parents=True, exist_ok=True)
-            engine = sa.create_engine(self._url, connect_args={"timeout": self._timeout})
+            engine = sa.create_engine(
+                self._url,
+                connect_args={"timeout": self._timeout},
+                json_serializer=_json,
+                json_deserializer=orjson.loads,
+            )
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             return engine
@@ -206,6 +214,10 @@ class _Texts(sa.TypeDecorator[list[str]]):
         return list(value) if dialect.name == "postgresql" else orjson.dumps(list(value)).decode()
 
 
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
@@ -228,13 +240,16 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA secure_delete=FAST")
     # A batch touches an index page for almost every key: what several batches touch is written once (16 MB of log).
     cursor.execute("PRAGMA wal_autocheckpoint=4000")
-    cursor.execute("PRAGMA cache_size=-16000")
+    cursor.execute("PRAGMA cache_size=-4000")  # of each thread's connection
     # A statement keeps what it may have to undo, which triggers make it do for each page; else in a file.
     cursor.execute("PRAGMA temp_store=MEMORY")
     cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """Take the write lock at once where a transaction will write: upgrading a read lock fails without waiting."""
-    mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
-    connection.exec_driver_sql(f"BEGIN {mode}")
+    """Take the write lock at once where a transaction will write: upgrading a read lock fails without waiting.
+
+    Reading needs no transaction: PostgreSQL shows each statement of one what has been committed, too.
+    """
+    if (mode := connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")) is not None:
+        connection.exec_driver_sql(f"BEGIN {mode}")

@@ -32,9 +32,9 @@ logger = logging.getLogger("cache_blocks")
 _event = table(EventRow)
 _FLUSH_SECONDS: Final = 0.2
 _BUFFER_EVENTS: Final = 100_000
-_CROWD_EVENTS: Final = 10_000
+_CROWD_EVENTS: Final = 2_000
 """How many may come while others are being written; who records the next one waits, since memory is not endless."""
-_PAGE_EVENTS: Final = 1_000
+_PAGE_EVENTS: Final = 500
 """Events of one transaction: others that write wait no longer than it takes."""
 
 Source = Callable[[], Sequence[CacheEvent]]

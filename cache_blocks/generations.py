@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -38,13 +38,14 @@ class Generations:
         self._namespace = namespace
         self._mirrored = mirrored
         # Built once: SQLAlchemy takes longer to build a small statement than SQLite to run it.
-        self._numbers = sa.select(_generation.c.scope, _generation.c.number).where(
+        collected = sa.func.json_group_object if database.is_sqlite else sa.func.json_object_agg
+        numbers = sa.select(collected(_generation.c.scope, _generation.c.number, type_=sa.JSON)).where(
             _generation.c.namespace == namespace, database.among(_generation.c.scope, "scopes")
         )
         first = database.upsert(_fence).values(namespace=namespace, number=sa.bindparam("first"))
         self._next_fence = first.on_conflict_do_update(
             index_elements=["namespace"], set_={"number": _fence.c.number + 1}
-        ).returning(_fence.c.number)
+        ).returning(_fence.c.number, numbers.scalar_subquery())
 
     def reseed(self) -> dict[str, int]:
         """Fill an emptied table from the mirror and return what it now holds.
@@ -62,11 +63,15 @@ class Generations:
             return {row[0]: row[1] for row in rows}  # somebody may have raised them meanwhile
 
     def begin(self, scopes: Sequence[str]) -> tuple[int, dict[str, int]]:
-        """Return a new fencing number and the numbers of these scopes, for a computation that begins now."""
+        """Return a new fencing number and the numbers of these scopes, for a computation that begins now.
+
+        Both come from one statement. What is invalidated while it waits for its turn may be in the first and not in
+        the second, which then makes the result a miss; the reverse, which would not, cannot be.
+        """
+        first = int(time.time() * 1000)  # an emptied table must not give numbers that were given before
         with self._database.begin() as connection:
-            numbers = self._read(connection, [*scopes, SEEDED])
-            first = int(time.time() * 1000)  # an emptied table must not give numbers that were given before
-            fence = int(connection.execute(self._next_fence, {"first": first}).scalar_one())
+            row: Any = connection.execute(self._next_fence, {"first": first, "scopes": [*scopes, SEEDED]}).one()
+        fence, numbers = int(row[0]), dict[str, int](row[1] or {})
         if SEEDED not in numbers:
             numbers = self.reseed()
         return fence, {scope: numbers.get(scope, 0) for scope in scopes}
@@ -132,9 +137,6 @@ class Generations:
                         _untold.c.number <= number,
                     )
                 )
-
-    def _read(self, connection: Connection, scopes: Sequence[str]) -> dict[str, int]:
-        return {row[0]: row[1] for row in connection.execute(self._numbers, {"scopes": scopes})}
 
     def _is_seeded(self, connection: Connection) -> bool:
         """Whether the table is whole; in PostgreSQL it stays so until the transaction ends."""
