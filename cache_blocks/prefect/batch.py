@@ -19,11 +19,18 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.states import Failed
 from prefect.tasks import Task
-from prefect.utilities.engine import collect_task_run_inputs_sync, resolve_to_final_result
+from prefect.utilities.engine import collect_task_run_inputs_sync
 
 from cache_blocks.entry import Entry
 from cache_blocks.errors import CorruptEntryError
-from cache_blocks.prefect.futures import BatchFuture, DerivedFuture, MappedFuture, StoredHit, not_ready
+from cache_blocks.prefect.futures import (
+    BatchFuture,
+    DerivedFuture,
+    MappedFuture,
+    StoredHit,
+    final_result,
+    not_ready,
+)
 from cache_blocks.prefect.lookups import Item, Lookups
 from cache_blocks.prefect.spool import Spool
 from cache_blocks.values import return_annotation
@@ -130,7 +137,8 @@ class MappedBatch:
 
     def _settle(self, page: Sequence[int]) -> None:
         """Make each item of a page a hit, a task run, or what cannot run."""
-        resolved: dict[int, Item | State[Any]] = {index: self._resolved(self._items[index]) for index in page}
+        kept_back = self._kept_back()
+        resolved = {index: kept_back or self._resolved(self._items[index]) for index in page}
         items = {index: item for index, item in resolved.items() if isinstance(item, dict)}
         hits = self._hits(items) if self._lookups is not None and items else {}
         if self._lookups is not None and len(items) < len(page):
@@ -143,15 +151,22 @@ class MappedBatch:
             else:
                 self.futures[index].settle(answer)
 
-    def _resolved(self, item: Item) -> Item | State[Any]:
-        """Return an item with the results of its futures; a state when one of them, or of `wait_for`, has none."""
+    def _kept_back(self) -> State[Any] | None:
+        """Return what stands in the place of all items, when one of `wait_for` has no result."""
         try:
             for future in self._wait_for:
-                resolve_to_final_result(future, {})
-            results = {
-                name: resolve_to_final_result(future, {"parameter_name": name})
-                for name, future in futures_in(item).items()
-            }
+                if not (isinstance(future, BatchFuture) and future.is_hit):
+                    final_result(future)
+        except UpstreamTaskError as error:
+            return not_ready(error)
+        except Exception as error:  # noqa: BLE001 - a result that cannot be had is the failure of who waits for it
+            return Failed(message=f"{type(error).__name__}: {error}", data=error)
+        return None
+
+    def _resolved(self, item: Item) -> Item | State[Any]:
+        """Return an item with the results of its futures; a state when one of them has none."""
+        try:
+            results = {name: final_result(future, name) for name, future in futures_in(item).items()}
         except UpstreamTaskError as error:
             return not_ready(error)
         except Exception as error:  # noqa: BLE001 - a result that cannot be had is its own item's failure

@@ -6,6 +6,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 from uuid import UUID, uuid4
@@ -14,6 +15,7 @@ from prefect._internal.result_records import ResultRecord, ResultRecordMetadata
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, PrefectFutureList, PrefectTaskRunFuture
 from prefect.states import Completed, Failed, Pending
+from prefect.utilities.engine import resolve_to_final_result
 
 from cache_blocks.errors import CacheError
 from cache_blocks.prefect.serializer import TieredCacheSerializer
@@ -78,6 +80,11 @@ class BatchFuture(PrefectTaskRunFuture[R]):
 
     @property
     @abstractmethod
+    def is_hit(self) -> bool:
+        """Whether the result comes from the cache, without a task run."""
+
+    @property
+    @abstractmethod
     def state(self) -> State[Any]:
         """The state of the task run; that of a hit is named Cached."""
 
@@ -115,6 +122,11 @@ class MappedFuture(BatchFuture[Any]):
     def is_open(self) -> bool:
         """Whether nobody has said yet what the item is."""
         return self._answer is None
+
+    @property
+    def is_hit(self) -> bool:
+        """Whether the item is a hit."""
+        return isinstance(self._answer, StoredHit)
 
     @property
     def run(self) -> PrefectFuture[Any] | None:
@@ -228,6 +240,11 @@ class DerivedFuture(BatchFuture[Any]):
         return self._base.task_run_id
 
     @property
+    def is_hit(self) -> bool:
+        """Whether what it is derived from is a hit."""
+        return self._base.is_hit
+
+    @property
     def run(self) -> PrefectFuture[Any] | None:
         """The future of the task run that the result comes from, if there is one."""
         base = self._base
@@ -266,6 +283,24 @@ class DerivedFuture(BatchFuture[Any]):
     def add_done_callback(self, fn: Callback) -> None:
         """Call back when the result is there."""
         self._base.add_done_callback(lambda _: fn(self))
+
+
+def final_result(future: PrefectFuture[Any], parameter: str = "") -> Any:
+    """Return the result of a future that is done, as Prefect's engine puts it in the place of the future.
+
+    That of a hit is taken as it is: by way of a state, Prefect asks its event loop for each, which takes a millisecond.
+
+    Args:
+        future: The future.
+        parameter: What it is passed as.
+
+    Raises:
+        UpstreamTaskError: It has no result, and what depends on it is not run.
+    """
+    if isinstance(future, BatchFuture) and future.is_hit:
+        with suppress(Exception):  # the state tells what that means
+            return future.result()
+    return resolve_to_final_result(future, {"parameter_name": parameter} if parameter else {})
 
 
 def not_ready(error: Exception) -> State[Any]:

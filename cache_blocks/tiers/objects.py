@@ -81,7 +81,7 @@ class ObjectStore:
     def read(self, path: str) -> bytes | None:
         """Return an object's bytes, or None when there is none."""
         try:
-            return cast("bytes", self.fs.cat_file(path))
+            return Path(path).read_bytes() if self.local_root is not None else cast("bytes", self.fs.cat_file(path))
         except FileNotFoundError:
             return None
 
