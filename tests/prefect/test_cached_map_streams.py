@@ -12,6 +12,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from cache_blocks import TRANSCRIPT, TieredCache, cached_map, cached_task
 from cache_blocks.errors import ConfigurationError, CorruptEntryError
 from cache_blocks.prefect import batch as batches
+from cache_blocks.prefect import futures as futures_module
 from cache_blocks.reading import Reader
 from tests.prefect.observed import HIT, MISS, Calls, Gate, outcomes
 
@@ -60,6 +61,61 @@ def test_stages_stream_into_each_other(calls: Calls, cache: TieredCache) -> None
     assert two_stages(["a", "b", "c"]) == ["AA", "BB", "CC"]
     assert calls.count == 6
     assert outcomes(cache) == [MISS] * 6 + [HIT] * 6
+
+
+def test_results_of_hits_go_to_the_next_stage_without_a_state_each(
+    monkeypatch: pytest.MonkeyPatch, calls: Calls
+) -> None:
+    two_stages(["a", "b"])
+    asked: list[Any] = []
+
+    def ask(future: Any, _: Any) -> None:
+        asked.append(future)
+
+    monkeypatch.setattr(futures_module, "resolve_to_final_result", ask)
+
+    assert two_stages(["a", "b"]) == ["AA", "BB"]
+    assert calls.count == 4
+    assert asked == []
+
+
+def test_a_hit_that_cannot_be_decoded_any_more_is_computed_for_the_next_stage(
+    monkeypatch: pytest.MonkeyPatch, calls: Calls
+) -> None:
+    two_stages(["a"])
+    load = batches.MappedBatch.load
+    damaged: list[Any] = []
+
+    def first_is_damaged(batch: batches.MappedBatch, hit: Any) -> Any:
+        if not damaged:
+            damaged.append(hit)
+            _damaged(hit)
+        return load(batch, hit)
+
+    monkeypatch.setattr(batches.MappedBatch, "load", first_is_damaged)
+
+    assert two_stages(["a"]) == ["AA"]
+    assert damaged
+    assert calls.count == 2  # the task run found it in the cache, whole
+
+
+def test_what_is_only_waited_for_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    @flow
+    def work() -> list[str]:
+        return cached_map(twice, ["x", "y"], wait_for=cached_map(upper, ["a", "b"])).result()
+
+    assert work() == ["xx", "yy"]
+    loads: list[Any] = []
+    load = batches.MappedBatch.load
+
+    def counted(batch: batches.MappedBatch, hit: Any) -> Any:
+        loads.append(hit)
+        return load(batch, hit)
+
+    monkeypatch.setattr(batches.MappedBatch, "load", counted)
+
+    assert work() == ["xx", "yy"]
+    assert len(loads) == 2  # of the second batch
 
 
 def test_a_later_stage_does_not_wait_for_the_whole_of_the_one_before() -> None:
