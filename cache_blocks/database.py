@@ -177,12 +177,7 @@ class Database:
         if self.is_sqlite:
             if self._url.database and self._url.database != ":memory:":
                 Path(self._url.database).expanduser().parent.mkdir(parents=True, exist_ok=True)
-            engine = sa.create_engine(
-                self._url,
-                connect_args={"timeout": self._timeout},
-                json_serializer=_json,
-                json_deserializer=orjson.loads,
-            )
+            engine = sa.create_engine(self._url, connect_args={"timeout": self._timeout})
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             return engine
@@ -212,10 +207,6 @@ class _Texts(sa.TypeDecorator[list[str]]):
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
         """Return the parameter's value."""
         return list(value) if dialect.name == "postgresql" else orjson.dumps(list(value)).decode()
-
-
-def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
 
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()

@@ -133,6 +133,8 @@ class EventLog:
             for _ in range(0, len(self._buffer), _PAGE_EVENTS):
                 with self._lock:
                     page, self._buffer = self._buffer[:_PAGE_EVENTS], self._buffer[_PAGE_EVENTS:]
+                if not page:  # the breaker's own events have been written meanwhile, and the rest with them
+                    return
                 try:
                     insert(page)
                 except TierUnavailableError as error:

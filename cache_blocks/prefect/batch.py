@@ -155,7 +155,7 @@ class MappedBatch:
         """Return what stands in the place of all items, when one of `wait_for` has no result."""
         try:
             for future in self._wait_for:
-                if not (isinstance(future, BatchFuture) and future.is_hit):
+                if not (isinstance(future, MappedFuture) and future.is_hit):
                     final_result(future)
         except UpstreamTaskError as error:
             return not_ready(error)

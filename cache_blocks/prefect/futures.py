@@ -106,14 +106,14 @@ class MappedFuture(BatchFuture[Any]):
         self._batch = batch
         self._index = index
         self._answer: StoredHit | PrefectFuture[Any] | State[Any] | None = None
-        self._callbacks: tuple[Callback, ...] = ()  # no list: there may be a hundred thousand of these
+        self._callbacks: list[Callback] | None = None  # made when needed: there may be a hundred thousand of these
         self._id: UUID | None = None
 
     def settle(self, answer: StoredHit | PrefectFuture[Any] | State[Any]) -> None:
         """Say what the item is; whoever waits goes on."""
         with self._batch.settled:
             self._answer = answer
-            callbacks, self._callbacks = self._callbacks, ()
+            callbacks, self._callbacks = self._callbacks or [], None
             self._batch.settled.notify_all()
         for callback in callbacks:
             self.add_done_callback(callback)
@@ -195,7 +195,8 @@ class MappedFuture(BatchFuture[Any]):
         with self._batch.settled:
             answer = self._answer
             if answer is None:
-                self._callbacks += (fn,)
+                self._callbacks = self._callbacks or []
+                self._callbacks.append(fn)
                 return
         if isinstance(answer, PrefectFuture):
             answer.add_done_callback(lambda _: fn(self))

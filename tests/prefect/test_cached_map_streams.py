@@ -231,6 +231,21 @@ def test_what_waits_for_a_failure_does_not_run(calls: Calls) -> None:
     assert calls.count == 0
 
 
+def test_what_waits_for_a_derivation_that_fails_does_not_run_either(calls: Calls) -> None:
+    def fail(_: Any) -> None:
+        raise KeyError("no such thing")
+
+    @flow
+    def work() -> list[str | None]:
+        cached_map(twice, ["b"]).wait()  # a hit from now on
+        waited_for = cached_map(upper, ["a"]).then(fail)
+        states = cached_map(twice, ["b"], wait_for=waited_for, return_state=True)
+        return [state.name for state in states]
+
+    assert work() == work() == ["NotReady"]  # the second time its base is a hit
+    assert calls.count == 2
+
+
 def test_states_are_returned_on_request() -> None:
     @flow
     def work() -> list[tuple[str | None, Any]]:

@@ -150,6 +150,27 @@ def test_many_events_are_written_in_several_transactions_and_none_twice_when_one
     assert tried == [10, 10, 10, 5]
 
 
+def test_what_is_recorded_at_once_while_a_page_is_written_leaves_no_empty_page_behind(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "_PAGE_EVENTS", 10)
+    insert = log._insert
+    pages: list[int] = []
+
+    def tell_of_the_first(page: Sequence[CacheEvent]) -> None:
+        insert(page)
+        pages.append(len(page))
+        if len(pages) == 1:  # as a breaker does when SQL is back
+            with originating(Origin(deferred=False)):
+                log.record([CacheEvent(events.TIER_UP, tier="sql")])
+
+    monkeypatch.setattr(log, "_insert", tell_of_the_first)
+    log.record([lookup(Outcome.MISS)] * 25)
+    log.flush()
+    assert sum(pages) == 26
+    assert all(pages)
+
+
 def test_who_records_faster_than_the_database_writes_waits_rather_than_filling_the_memory(
     log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
