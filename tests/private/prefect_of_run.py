@@ -28,16 +28,29 @@ def prefect_of_its_own() -> Generator[None]:
         yield
 
 
+def _wait_until_all_is_there(path: Path) -> None:
+    """Wait until every table has something, and no more has come for some seconds: the server writes when it can."""
+    deadline = time.monotonic() + 120
+    before: dict[str, int] = {}
+    while (counts := _rows(path)) != before or not all(counts.values()):
+        assert time.monotonic() < deadline, f"nothing to look into, or ever more: {counts}"
+        before = counts
+        time.sleep(3)
+
+
+def _rows(path: Path) -> dict[str, int]:
+    with closing(sqlite3.connect(path)) as database:
+        tables = ("flow_run", "task_run", "log", "events", "artifact")
+        return {table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}  # noqa: S608
+
+
 def prefect_contents() -> Iterator[bytes]:
     """The database of the server in use, with its log, once what was sent to it has arrived."""
     APILogHandler().flush()
     EventsWorker.instance().wait_until_empty()
-    time.sleep(3)
     address = get_current_settings().server.database.connection_url
     assert address is not None
     path = Path(str(make_url(address.get_secret_value()).database))
-    with closing(sqlite3.connect(path)) as database:
-        for table in ("flow_run", "task_run", "log", "events", "artifact"):
-            assert database.execute(f"SELECT count(*) FROM {table}").fetchone()[0], f"{table}: nothing to look into"  # noqa: S608
+    _wait_until_all_is_there(path)
     for file in path.parent.glob(f"{path.name}*"):
         yield file.read_bytes()
