@@ -88,9 +88,7 @@ class Database:
         """
         try:
             with self._connected(self._ready_engine()) as connection:
-                if self.is_sqlite:
-                    connection.execution_options(sqlite_begin=None)
-                yield connection
+                yield connection.execution_options(only_reads=True)
         except _OUTAGES as error:
             raise unavailable("sql", error) from error
 
@@ -242,5 +240,5 @@ def _begin_sqlite(connection: Connection) -> None:
 
     Reading needs no transaction: PostgreSQL shows each statement of one what has been committed, too.
     """
-    if (mode := connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")) is not None:
-        connection.exec_driver_sql(f"BEGIN {mode}")
+    if not connection.get_execution_options().get("only_reads"):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -37,7 +37,7 @@ def upgrade(connect: Callable[[], Connection]) -> None:
         TierUnavailableError: The schema is a later version's.
     """
     with connect() as connection:
-        if _version(connection.execution_options(sqlite_begin="DEFERRED")) == SCHEMA_VERSION:
+        if _version(connection.execution_options(only_reads=True)) == SCHEMA_VERSION:
             return
     with connect() as connection:
         driver = cast("Any", connection.connection.driver_connection)
