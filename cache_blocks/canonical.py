@@ -145,7 +145,9 @@ def _feed_mapping(hasher: blake3, mapping: Mapping[Any, Any], name: str, depth: 
 def _pairs(mapping: Mapping[Any, Any], name: str, depth: int) -> bytes:
     """Return the digests of a mapping's keys and values, in an order that does not depend on the mapping's."""
     pairs = [
-        (_digest_of_common(key) or _digest_at(key, f"{name} key", depth + 1))
+        _pair_of_texts(key, item)  # such as the parts of every key
+        if type(key) is type(item) is str and len(key) + len(item) < _SHORT
+        else (_digest_of_common(key) or _digest_at(key, f"{name} key", depth + 1))
         + (_digest_of_common(item) or _digest_at(item, f"{name}.{key}", depth + 1))
         for key, item in mapping.items()
     ]
@@ -173,6 +175,11 @@ def _digest_of_atom(value: Any) -> bytes:
     atom = _atom(value)
     assert atom is not None  # noqa: S101 - text, numbers and None are
     return blake3(_front(*atom) + atom[1]).digest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _pair_of_texts(key: str, item: str) -> bytes:
+    return _digest_of_atom(key) + _digest_of_atom(item)
 
 
 def _feed_array(hasher: blake3, value: Any, name: str) -> None:

@@ -20,8 +20,8 @@ import lz4.frame
 import orjson
 from blake3 import blake3
 
-from cache_blocks.entry import SCOPES_WITHOUT_TAGS, Entry, check_key
-from cache_blocks.errors import CorruptEntryError, InvalidKeyError, UnknownVersionError, UnsupportedValueError
+from cache_blocks.entry import SCOPES_WITHOUT_TAGS, Entry
+from cache_blocks.errors import CorruptEntryError, UnknownVersionError, UnsupportedValueError
 from cache_blocks.fingerprint import is_digest
 
 MAGIC: Final = b"PCBE"
@@ -149,7 +149,7 @@ def _entry(packed: bytes, fence: int, payload: bytes, key: str) -> Entry:
     try:
         header: dict[str, Any] = orjson.loads(packed)
         entry = Entry(  # by position, and nothing for what is not there: every hit waits for this
-            check_key(header["key"]),
+            str(header["key"]),
             str(header["namespace"]),
             float(header["created_at"]),
             float(header["expires_at"]),
@@ -165,7 +165,7 @@ def _entry(packed: bytes, fence: int, payload: bytes, key: str) -> Entry:
             {str(name): float(amount) for name, amount in header["usage"].items()} if "usage" in header else {},
             dict(header["manifest"]) if "manifest" in header else {},
         )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, InvalidKeyError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CorruptEntryError(f"{key}: malformed header: {error!r}") from error
     if not _is_sound(entry):
         raise CorruptEntryError(f"{key}: the header contradicts itself")

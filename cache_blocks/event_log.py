@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
@@ -222,24 +223,31 @@ def flush_all() -> None:
 
 
 def _row(event: CacheEvent, namespace: str) -> dict[str, Any]:
-    row = {name: getattr(event, name) for name in _OF_EVENT}
-    row["cause"] = cause_of(event.outcome, event.reason)
-    row |= {name: getattr(event.origin, name) for name in _OF_ORIGIN}
     # Ids rise with time, so that however many events there are, the next ones go to one end of the index.
-    row |= {"id": f"{int(event.at * 1e6) & _MOMENT:016x}{secrets.token_hex(8)}", "namespace": namespace}
-    return {name: _fitting(value, _WIDTHS.get(name)) for name, value in row.items()}
+    number = f"{int(event.at * 1e6) & _MOMENT:016x}{secrets.token_hex(8)}"
+    cause = cause_of(event.outcome, event.reason)
+    values = (*_parts_of_event(event), *_parts_of_origin(event.origin), cause, number, namespace)
+    return {
+        name: _fitting(value, width) if isinstance(value, str) else value
+        for (name, width), value in zip(_COLUMNS, values, strict=True)
+    }
 
 
 _MOMENT: Final = (1 << 64) - 1
 _OF_EVENT: Final = tuple(each.name for each in fields(CacheEvent) if each.name != "origin")
 _OF_ORIGIN: Final = tuple(each.name for each in fields(Origin) if each.name != "deferred")
-_WIDTHS: Final = {column.name: getattr(column.type, "length", None) for column in _event.columns}
+_parts_of_event = attrgetter(*_OF_EVENT)
+_parts_of_origin = attrgetter(*_OF_ORIGIN)
+_COLUMNS: Final[tuple[tuple[str, int | None], ...]] = tuple(
+    (name, getattr(_event.columns[name].type, "length", None))
+    for name in (*_OF_EVENT, *_OF_ORIGIN, "cause", "id", "namespace")
+)
 
 
-def _fitting(value: Any, width: int | None) -> Any:
+def _fitting(value: str, width: int | None) -> str:
     """Return text that every database takes: names of files and errors of servers are anybody's."""
-    if not isinstance(value, str):
-        return value
+    if value.isascii() and "\x00" not in value:
+        return value[:width]
     return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")[:width]
 
 

@@ -11,7 +11,7 @@ from blake3 import blake3
 
 from cache_blocks.canonical import digest_value
 from cache_blocks.entry import check_key, check_tags
-from cache_blocks.manifests import shown
+from cache_blocks.manifests import file_of, shown
 from cache_blocks.normalising import normalise_source
 from cache_blocks.records import record
 
@@ -32,7 +32,7 @@ class TaskIdentity:
         version: ``cache_version`` if one is given, which then stands for the source.
         source: The function's source; None when Python cannot show it.
         helpers: Digests of the further sources that ``cache_source`` names, by name.
-        file: Where the source is, for people; no part of the key.
+        function: What is run; a manifest says in which file it is, which is no part of the key.
     """
 
     name: str
@@ -40,7 +40,7 @@ class TaskIdentity:
     version: str | None = None
     source: str | None = None
     helpers: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
-    file: str = ""
+    function: Callable[..., Any] | None = None
 
     def parts(self) -> dict[str, str]:
         """Return the named parts that go into a key."""
@@ -82,7 +82,7 @@ class BuiltKey:
             name: {"digest": digest, "shown": shown(self.arguments[name], private=name in self.private)}
             for name, digest in self.digests.items()
         }
-        where = {"file": self.task.file} if self.task.file else {}
+        where = {"file": file} if (file := file_of(self.task.function)) else {}
         main = next((name for name in self.arguments if name in self.digests), "")
         return {**self.task.parts(), **where, "main": main, "inputs": inputs}
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import inspect
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, cast
 
 import pydantic
@@ -70,10 +71,16 @@ def shown(value: Any, *, private: bool = False) -> str | dict[str, str]:
     return _clean(_line(value))
 
 
+def file_of(function: Callable[..., Any] | None) -> str:
+    """Return where a function is written, for people: the file and its folder; nothing when it has none."""
+    code = getattr(inspect.unwrap(function), "__code__", None) if function is not None else None
+    return "/".join(pathlib.PurePath(code.co_filename).parts[-2:]) if code else ""
+
+
 def named_files(values: Iterable[Any]) -> list[str]:
     """Return the names of the files among some arguments."""
     files = (CachedFile, pathlib.PurePath, OpenFile)
-    return [_clean(_line(value)) for value in values if isinstance(value, files)]
+    return [_clean(_line(value)) for value in values if type(value) is not str and isinstance(value, files)]
 
 
 def changes_between(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, ...]:

@@ -65,12 +65,7 @@ def _hits(bench: Bench, cache: TieredCache, payload: Any) -> dict[str, Timing]:
         assert cache.get(key) == payload
     turns = {name: partial(cache.get, key) for name, key in keys.items()}
     many = 20 if len(orjson.dumps(payload)) < 100_000 else 3  # a turn that takes longer than a clock's tick
-    return interleaved({name: partial(_often, turn, many) for name, turn in turns.items()}, bench.rounds(300), warmup=5)
-
-
-def _often(turn: Any, many: int) -> None:
-    for _ in range(many):
-        turn()
+    return interleaved(turns, bench.rounds(300), warmup=5, times=many)
 
 
 def _puts(bench: Bench, cache: TieredCache, payload: Any) -> dict[str, Timing]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, overload
 
 from prefect.client.schemas.objects import State
@@ -89,7 +90,17 @@ def cached_map(
 def items_of(task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the parameters of each item, as ``task.map`` pairs them up."""
     given = get_call_parameters(task.fn, tuple(args), dict(kwargs), apply_defaults=False)
-    return expand_mapping_parameters(task.fn, resolve_inputs_sync(given, max_depth=0))
+    return expand_mapping_parameters(_signed(task.fn), resolve_inputs_sync(given, max_depth=0))
+
+
+def _signed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a stand-in whose signature is at hand: Prefect asks for it twice an item."""
+
+    def stand_in() -> None:
+        """Never called."""
+
+    stand_in.__signature__ = inspect.signature(function)  # pyright: ignore[reportFunctionMemberAccess]
+    return stand_in
 
 
 def _lookups(task: Task[..., Any]) -> Lookups | None:

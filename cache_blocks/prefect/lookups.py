@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from prefect.cache_policies import NO_CACHE
@@ -46,7 +46,7 @@ class Lookups:
         if self.policy.others or any(isinstance(value, allow_failure | opaque | quote) for value in item.values()):
             return None
         try:
-            return self.policy.call_of(self.task, item)
+            return self.policy.call_of(self.task, item, self.cache)
         except Exception:  # noqa: BLE001 - whatever it is, the task run meets it again and says it
             return None
 
@@ -65,7 +65,7 @@ class Lookups:
             )
             return {}
         each = (time.perf_counter() - started) / len(requests)
-        return {key: replace(lookup, seconds=each) for key, lookup in found.items() if lookup.is_hit}
+        return {key: lookup.costing(each) for key, lookup in found.items() if lookup.is_hit}
 
     def left_out(self, count: int) -> None:
         """Learn how many items of a page cannot run, because of what they depend on."""

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 from prefect.cache_policies import CachePolicy, CompoundCachePolicy
@@ -132,7 +129,7 @@ class TieredCachePolicy(CachePolicy):
         attempt = Attempt(cache, None, origin, wrapped=self.wrapped)
         try:
             _ = cache.parts  # settings that cannot work are told here, and the event below needs the log
-            attempt.call = self._call(task_ctx, inputs, parameters)
+            attempt.call = self._call(cache, task_ctx, inputs, parameters)
         except Exception as error:  # noqa: BLE001 - tag functions and whatever an argument does when it is read
             private = cache.privacy.covers(self.kind)
             why = told(error, private=private) if private or isinstance(error, CacheError | OSError) else repr(error)
@@ -147,14 +144,21 @@ class TieredCachePolicy(CachePolicy):
             attempt.prepare()
         return attempt
 
-    def _call(self, task_ctx: TaskRunContext, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> Call:
+    def _call(
+        self, cache: TieredCache, task_ctx: TaskRunContext, inputs: Mapping[str, Any], parameters: Mapping[str, Any]
+    ) -> Call:
         arguments = dict(inputs)
         for number, policy in enumerate(self.others):
             arguments[f"policy {number}"] = policy.compute_key(task_ctx, dict(inputs), dict(parameters))
-        return self.call_of(task_ctx.task, arguments)
+        return self.call_of(task_ctx.task, arguments, cache)
 
-    def call_of(self, task: Task[..., Any], arguments: Mapping[str, Any]) -> Call:
+    def call_of(self, task: Task[..., Any], arguments: Mapping[str, Any], cache: TieredCache | None = None) -> Call:
         """Return what is cached when ``task`` is called with these arguments.
+
+        Args:
+            task: The task.
+            arguments: By parameter name.
+            cache: Where, if who asks knows it already.
 
         Raises:
             UnhashableArgumentError: An argument has no deterministic digest.
@@ -173,7 +177,7 @@ class TieredCachePolicy(CachePolicy):
         annotation = return_annotation(task.fn)
         codec_of(annotation)
         shorter = task.cache_expiration.total_seconds() if task.cache_expiration else None
-        privacy = (self.cache or TieredCache.from_settings()).privacy
+        privacy = (cache or self.cache or TieredCache.from_settings()).privacy
 
         def manifest() -> Mapping[str, Any]:
             return privacy.hidden(built.manifest(), self.cache_private) if privacy.has_ring else built.manifest()
@@ -226,15 +230,4 @@ def identity_of(
     """Return what makes a task this task; where it was loaded from is no part of it."""
     qualified_name = getattr(task.fn, "__qualname__", task.name)
     name = qualified_name.rpartition("<locals>.")[2]
-    return TaskIdentity(task.name, name, cache_version, task.source_code, helpers or {}, _file_of(task.fn))
-
-
-def _file_of(function: Callable[..., Any]) -> str:
-    """Return where a function is written, for people: the file and its folder."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    return _shortened(code.co_filename) if code else ""
-
-
-@functools.lru_cache(maxsize=1024)
-def _shortened(path: str) -> str:
-    return "/".join(PurePath(path).parts[-2:])
+    return TaskIdentity(task.name, name, cache_version, task.source_code, helpers or {}, task.fn)

@@ -4,6 +4,7 @@ import gc
 import json
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -52,6 +53,21 @@ def test_contestants_take_turns_and_warming_up_does_not_count() -> None:
 
     assert [sorted(turns[start : start + 3]) for start in range(0, 18, 3)] == [["a", "b", "c"]] * 6
     assert {name: len(timing.samples) for name, timing in timings.items()} == {"a": 4, "b": 4, "c": 4}
+
+
+def test_a_turn_may_be_many_times_the_same_and_have_a_place_of_its_own() -> None:
+    told: list[str] = []
+
+    def place(turn: Callable[[], float]) -> float:
+        told.append("in")
+        taken = turn()
+        told.append("out")
+        return taken
+
+    timings = interleaved({"a": lambda: told.append("a")}, rounds=2, warmup=0, within=place, times=3)
+
+    assert told == ["in", "a", "a", "a", "out"] * 2
+    assert len(timings["a"].samples) == 2
 
 
 def test_a_ratio_is_that_of_each_round() -> None:
