@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from cache_blocks import events as actions
 from cache_blocks.causes import cause_of
+from cache_blocks.entry import Outcome
 from cache_blocks.errors import TierUnavailableError
 from cache_blocks.events import CacheEvent, Listener, Origin, origin_now
 from cache_blocks.schema import EventRow, table
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cache_blocks")
 
 _event = table(EventRow)
+IS_HIT: Final = (_event.c.action == actions.LOOKUP) & (_event.c.outcome == Outcome.HIT)
+"""Which rows are hits."""
+
 _FLUSH_SECONDS: Final = 0.2
 _BUFFER_EVENTS: Final = 100_000
 _CROWD_EVENTS: Final = 2_000
@@ -155,9 +160,10 @@ class EventLog:
         else:
             self._breaker.call(self._insert, events)
 
-    def of_run(self, flow_run_id: str) -> list[CacheEvent]:
-        """Return the events of a flow run, oldest first."""
-        return self._select(_event.c.flow_run_id == flow_run_id)
+    def of_run(self, flow_run_id: str, *, hits: bool = True) -> list[CacheEvent]:
+        """Return the events of a flow run, oldest first; with hits, which may be very many, or without."""
+        mine = _event.c.flow_run_id == flow_run_id
+        return self._select(mine if hits else mine & ~IS_HIT)
 
     def of_key(self, key: str) -> list[CacheEvent]:
         """Return the events of a key, oldest first."""

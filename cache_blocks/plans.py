@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from cache_blocks.database import Database
     from cache_blocks.events import CacheEvent
     from cache_blocks.private.privacy import Privacy
-    from cache_blocks.sub_runs import SubRun
 
 VALID_SECONDS: Final = 24 * 3600.0
 """An older plan was not made for this run."""
@@ -141,18 +140,17 @@ class PlanLog:
         return self._privacy.name(repr(value), "parameter")
 
 
-def scores(plan: SavedPlan, events: Sequence[CacheEvent], sub_runs: Sequence[SubRun] = ()) -> Iterator[Score]:
+def scores(plan: SavedPlan, events: Sequence[CacheEvent], sums: Sequence[Summed] = ()) -> Iterator[Score]:
     """Compare a plan with what happened.
 
     Args:
         plan: The plan.
         events: Events of the run.
-        sub_runs: Runs that it has started.
+        sums: Further ones, of this run or of those that it has started.
     """
-    all_events = [*(Summed(event, 1) for event in events), *(summed for run in sub_runs for summed in run.sums)]
     hits: Counter[str] = Counter()
     computed: defaultdict[str, list[Summed]] = defaultdict(list[Summed])
-    for summed in all_events:
+    for summed in [*(Summed(event, 1) for event in events), *sums]:
         event = summed.event
         if event.action == actions.LOOKUP and event.outcome == Outcome.HIT:
             hits[event.origin.task] += summed.number
@@ -172,9 +170,9 @@ def scores(plan: SavedPlan, events: Sequence[CacheEvent], sub_runs: Sequence[Sub
         )
 
 
-def score_section(plan: SavedPlan, events: Sequence[CacheEvent], sub_runs: Sequence[SubRun] = ()) -> str:
-    """Return the markdown that sets a plan beside what happened."""
-    scored = list(scores(plan, events, sub_runs))
+def score_section(plan: SavedPlan, events: Sequence[CacheEvent], sums: Sequence[Summed] = ()) -> str:
+    """Return the markdown that sets a plan beside what happened; see `scores`."""
+    scored = list(scores(plan, events, sums))
     right = sum(score.right for score in scored)
     made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(plan.made_at))
     lines = [

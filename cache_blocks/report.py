@@ -17,7 +17,7 @@ from cache_blocks.events import CacheEvent
 from cache_blocks.metrics import CacheMetrics, KindMetrics, traffic_in_words
 from cache_blocks.reasons import NO_KIND, reason_section, warnings_of
 from cache_blocks.runs import Run
-from cache_blocks.sub_runs import SubRun, metrics_of, number_of, sub_run_warnings, sub_runs_section
+from cache_blocks.sub_runs import SubRun, Summed, metrics_of, number_of, sub_run_warnings, sub_runs_section, sums_of
 from cache_blocks.wording import (
     NONE,
     bytes_in_words,
@@ -75,6 +75,7 @@ def render_report(
     *,
     title: str,
     note: str = "",
+    hits: Sequence[Summed] = (),
     before: Sequence[Run] = (),
     sub_runs: Sequence[SubRun] = (),
     warnings: Sequence[str] = (),
@@ -88,6 +89,7 @@ def render_report(
         events: What happened, in any order.
         title: What ran.
         note: What became of it, as a sentence.
+        hits: Hits that are not among the events, but added up.
         before: Earlier runs of the same flow, oldest first.
         sub_runs: Runs that it has started; all figures are of it and of them together.
         warnings: What somebody may want to see to besides what the events say; plain text.
@@ -95,8 +97,9 @@ def render_report(
         currency: Of the money saved; empty where no prices are set, and no money is shown.
         ui_url: Address of Prefect's UI, for links; without one they lead to the UI that shows the report.
     """
-    metrics = metrics_of(events, sub_runs)
-    invalidations = number_of(actions.INVALIDATED, events, sub_runs)
+    sums = [*hits, *sums_of(sub_runs)]
+    metrics = metrics_of(events, sums)
+    invalidations = number_of(actions.INVALIDATED, events, sums)
     warned = [
         *sub_run_warnings(sub_runs, ui_url),
         *warnings_of(events, ui_url),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from cache_blocks.event_log import IS_HIT
 from cache_blocks.events import CacheEvent, Origin
 from cache_blocks.schema import EventRow, RunRow, table
 from cache_blocks.sub_runs import Summed
@@ -110,6 +111,16 @@ class Runs:
         with self._database.read() as connection:
             found = [Run(**row) for row in connection.execute(statement).mappings()]
         return found[::-1]
+
+    def hits_of(self, flow_run_id: str) -> list[Summed]:
+        """Return the hits of a run, added up: there may be hundreds of thousands, and nothing to tell of each.
+
+        Raises:
+            TierUnavailableError: SQL does not answer.
+        """
+        with self._database.read() as connection:
+            rows = connection.execute(self._summing([flow_run_id]).where(IS_HIT))
+            return [_summed(row) for row in rows.mappings()]
 
     def summed(self, flow_run_ids: Sequence[str]) -> Mapping[str, Sequence[Summed]]:
         """Return the events of runs, added up, by run.

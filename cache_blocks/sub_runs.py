@@ -56,22 +56,26 @@ class SubRun:
     @property
     def metrics(self) -> CacheMetrics:
         """What its events add up to."""
-        return metrics_of((), [self])
+        return metrics_of((), self.sums)
 
 
-def metrics_of(events: Iterable[CacheEvent], sub_runs: Iterable[SubRun]) -> CacheMetrics:
-    """Return what the events of a run and its sub-runs add up to."""
+def sums_of(sub_runs: Iterable[SubRun]) -> list[Summed]:
+    """Return the events of all sub-runs."""
+    return [summed for sub_run in sub_runs for summed in sub_run.sums]
+
+
+def metrics_of(events: Iterable[CacheEvent], sums: Iterable[Summed]) -> CacheMetrics:
+    """Return what events add up to, of which some have been added up already."""
     metrics = CacheMetrics.from_events(events)
-    for sub_run in sub_runs:
-        for summed in sub_run.sums:
-            metrics.add(summed.event, summed.number)
+    for summed in sums:
+        metrics.add(summed.event, summed.number)
     return metrics
 
 
-def number_of(action: str, events: Iterable[CacheEvent], sub_runs: Iterable[SubRun]) -> int:
-    """Return how many events of a run and its sub-runs are of one action."""
-    sums = (summed.number for sub_run in sub_runs for summed in sub_run.sums if summed.event.action == action)
-    return sum(event.action == action for event in events) + sum(sums)
+def number_of(action: str, events: Iterable[CacheEvent], sums: Iterable[Summed]) -> int:
+    """Return how many events are of one action."""
+    summed = sum(one.number for one in sums if one.event.action == action)
+    return sum(event.action == action for event in events) + summed
 
 
 def sub_run_warnings(sub_runs: Sequence[SubRun], ui_url: str = "") -> Iterator[str]:
@@ -109,7 +113,7 @@ def _cells(sub_run: SubRun, ui_url: str) -> tuple[str, ...]:
 
 def _causes(sub_runs: Sequence[SubRun]) -> Iterator[str]:
     causes: Counter[tuple[str, str]] = Counter()
-    for summed in (summed for sub_run in sub_runs for summed in sub_run.sums):
+    for summed in sums_of(sub_runs):
         if summed.event.action == actions.LOOKUP and summed.event.outcome != Outcome.HIT:
             causes[kind_of(summed.event), summed.event.reason] += summed.number
     if not causes:

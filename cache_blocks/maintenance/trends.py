@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from cache_blocks import events as actions
 from cache_blocks.entry import Outcome
+from cache_blocks.event_log import IS_HIT
 from cache_blocks.events import CacheEvent
 from cache_blocks.metrics import CacheMetrics, KindMetrics
 from cache_blocks.schema import EntryRow, EventRow, is_large, table
@@ -152,9 +153,8 @@ def never_read(connection: Connection, namespace: str, now: float) -> list[Large
     """Return the biggest entries that are older than a day and that no event, as long as those are kept, shows read."""
     large = _by_size(namespace).limit(LOOKED_THROUGH).subquery()
     mine = (_event.c.namespace == namespace) & (_event.c.key == large.c.key)
-    hits = (_event.c.action == actions.LOOKUP) & (_event.c.outcome == Outcome.HIT)
     # A subquery that asks for one row, and no EXISTS, for which PostgreSQL would read all events there are.
-    read = sa.select(_event.c.id).where(mine, hits).limit(1).scalar_subquery()
+    read = sa.select(_event.c.id).where(mine, IS_HIT).limit(1).scalar_subquery()
     had_time = large.c.created_at <= now - DAY_SECONDS
     statement = (
         sa.select(large).where(had_time, read.is_(None)).order_by(large.c.bytes.desc(), large.c.key.desc()).limit(TOP)

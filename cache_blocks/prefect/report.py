@@ -26,7 +26,7 @@ from cache_blocks.prefect.progress import end_progress
 from cache_blocks.prefect.sub_runs import ENDINGS, sub_runs_of
 from cache_blocks.report import hits_table, render_report
 from cache_blocks.runs import Run, Runs
-from cache_blocks.sub_runs import metrics_of
+from cache_blocks.sub_runs import metrics_of, sums_of
 from cache_blocks.wording import counted
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from cache_blocks.cache import TieredCache
     from cache_blocks.events import CacheEvent
     from cache_blocks.metrics import CacheMetrics
-    from cache_blocks.sub_runs import SubRun
 
 logger = logging.getLogger("cache_blocks")
 
@@ -121,23 +120,26 @@ def publish(
     Returns:
         What the events of the run and its sub-runs add up to.
     """
-    events = cache.parts.events.of_run(str(flow_run_id))
+    events = cache.parts.events.of_run(str(flow_run_id), hits=False)
     runs = Runs(cache.parts.database, cache.settings.namespace)
     currency = cache.settings.currency if cache.settings.costs else ""
     with get_client(sync_client=True) as client:
+        hits = runs.hits_of(str(flow_run_id))
         sub_runs = sub_runs_of(client, flow_run_id, runs)
-        metrics = metrics_of(events, sub_runs)
-        run = _run_of(flow_run_id, flow, metrics, events, sub_runs)
+        sums = [*hits, *sums_of(sub_runs)]
+        metrics = metrics_of(events, sums)
+        run = _run_of(flow_run_id, flow, metrics, [*events, *(summed.event for summed in sums)])
         report = render_report(
             events,
             title=flow_run_name,
             note=note,
+            hits=hits,
             before=runs.before(run) if run.flow else (),
             sub_runs=sub_runs,
             warnings=list(_warnings(cache)),
             currency=currency,
             ui_url=_ui_url(),
-            sections=[score_section(plan, events, sub_runs)] if plan else (),
+            sections=[score_section(plan, events, sums)] if plan else (),
         )
         for artifact in _artifacts(flow_run_id, flow_run_name, report, hits_table(metrics, currency)):
             if artifact.key not in omit:
@@ -147,13 +149,12 @@ def publish(
     return metrics
 
 
-def _run_of(
-    flow_run_id: UUID, flow: str, metrics: CacheMetrics, events: Sequence[CacheEvent], sub_runs: Sequence[SubRun]
-) -> Run:
+def _run_of(flow_run_id: UUID, flow: str, metrics: CacheMetrics, events: Sequence[CacheEvent]) -> Run:
     """Return a run's place in the history of its flow."""
-    known = flow or next((event.origin.flow for event in events if event.origin.flow), "")
-    begun = (event.at for event in [*events, *(summed.event for one in sub_runs for summed in one.sums)])
-    return Run.from_metrics(str(flow_run_id), metrics, flow=known, at=min(begun, default=0.0))
+    own = (event.origin.flow for event in events if event.origin.flow_run_id == str(flow_run_id))
+    known = flow or next(filter(None, own), "")
+    begun = min((event.at for event in events), default=0.0)
+    return Run.from_metrics(str(flow_run_id), metrics, flow=known, at=begun)
 
 
 def _artifacts(

@@ -1,6 +1,7 @@
-"""What a report says of the runs that its own has started: SQL adds their events up, and nothing counts twice."""
+"""What SQL adds up for a report, the hits of its run and all that sub-runs have done; nothing counts twice."""
 
 import random
+import tracemalloc
 
 import pytest
 
@@ -10,7 +11,7 @@ from cache_blocks.events import CacheEvent, Origin
 from cache_blocks.plans import SavedPlan, scores
 from cache_blocks.report import render_report
 from cache_blocks.runs import Runs
-from cache_blocks.sub_runs import SubRun, metrics_of
+from cache_blocks.sub_runs import SubRun, metrics_of, sums_of
 
 
 def events_of(run: str, number: int = 60) -> list[CacheEvent]:
@@ -64,7 +65,7 @@ def sub_runs(runs: Runs, **trouble: str) -> list[SubRun]:
 def test_sums_are_those_of_the_events_one_by_one(runs: tuple[TieredCache, Runs]) -> None:
     _, log = runs
     own = events_of("parent")
-    summed = metrics_of(own, sub_runs(log))
+    summed = metrics_of(own, sums_of(sub_runs(log)))
     one_by_one = CacheMetrics.from_events([*own, *events_of("one"), *events_of("two")])
     assert summed.by_kind == one_by_one.by_kind
     assert summed.shared == one_by_one.shared
@@ -80,7 +81,7 @@ def test_the_report_shows_each_with_its_figures_and_why_they_missed(runs: tuple[
     assert report.index("shard two](https://ui/runs/flow-run/two) | ") < report.index("shard one"), (
         "trouble comes first"
     )
-    whole = metrics_of([], found)
+    whole = metrics_of([], sums_of(found))
     assert f"{whole.hits:,} of {whole.total:,} lookups hit" in report
     misses = sum(
         event.action == actions.LOOKUP and event.outcome == "miss" and event.kind == "transcript"
@@ -115,6 +116,34 @@ def test_a_plan_is_compared_with_what_sub_runs_have_done(runs: tuple[TieredCache
     _, log = runs
     stage = {"task": "transcribe", "hits": {"sql": 7}, "unknown": 0, "seconds": {"each": {"median": 2.0}}}
     both = [*events_of("one"), *events_of("two")]
-    assert list(scores(SavedPlan(0.0, {}, [stage]), [], sub_runs(log))) == list(
+    assert list(scores(SavedPlan(0.0, {}, [stage]), [], sums_of(sub_runs(log)))) == list(
         scores(SavedPlan(0.0, {}, [stage]), both)
     )
+
+
+def test_a_report_is_the_same_whether_its_hits_are_told_one_by_one_or_added_up(runs: tuple[TieredCache, Runs]) -> None:
+    cache, log = runs
+    others, hits = cache.parts.events.of_run("one", hits=False), log.hits_of("one")
+    one_by_one = cache.parts.events.of_run("one")
+
+    assert render_report(others, title="nightly", hits=hits) == render_report(one_by_one, title="nightly")
+    assert sum(summed.number for summed in hits) == len(one_by_one) - len(others) > 0
+    assert log.hits_of("never") == []
+
+
+def test_a_run_with_very_many_hits_takes_no_more_memory_to_report(runs: tuple[TieredCache, Runs]) -> None:
+    cache, log = runs
+    origin = Origin(subject="a.wav", task="transcribe", flow="nightly", flow_run_id="hot")
+    cache.record(
+        CacheEvent(actions.LOOKUP, "transcript", f"transcript:{each}", "hit", "redis", seconds_saved=2.0, origin=origin)
+        for each in range(20_000)
+    )
+    cache.parts.events.flush()
+
+    tracemalloc.start()
+    report = render_report(cache.parts.events.of_run("hot", hits=False), title="hot", hits=log.hits_of("hot"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert "20,000 of 20,000 lookups hit" in report
+    assert peak < 3_000_000, "a tenth of what the events themselves would take"
