@@ -104,10 +104,7 @@ def unpack(data: bytes, *, key: str, namespace: str) -> Entry:
     header, payload = data[_BODY:end], data[end:]
     if _digest(data[: _PREFIX.size], header, payload) != data[_PREFIX.size : _BODY]:
         raise CorruptEntryError(f"{key}: digest does not match")
-    entry = _entry(header, fence, payload, key)
-    if entry.key != key or entry.namespace != namespace:
-        raise CorruptEntryError(f"{key}: holds another entry, of key {entry.key} in namespace {entry.namespace}")
-    return entry
+    return _entry(header, fence, payload, key, namespace)
 
 
 def _digest(prefix: bytes, header: bytes, payload: bytes) -> bytes:
@@ -144,13 +141,16 @@ def _header(entry: Entry, *, with_manifest: bool) -> dict[str, Any]:
     return header
 
 
-def _entry(packed: bytes, fence: int, payload: bytes, key: str) -> Entry:
+def _entry(packed: bytes, fence: int, payload: bytes, key: str, namespace: str) -> Entry:
     """Return the entry of a verified header; a header of the wrong shape is corrupt as well."""
     try:
         header: dict[str, Any] = orjson.loads(packed)
+        if header["key"] != key or header["namespace"] != namespace:
+            whose = f"of key {header['key']!r:.200} in namespace {header['namespace']!r:.100}"
+            raise CorruptEntryError(f"{key}: holds another entry, {whose}")
         entry = Entry(  # by position, and nothing for what is not there: every hit waits for this
-            str(header["key"]),
-            str(header["namespace"]),
+            key,
+            namespace,
             float(header["created_at"]),
             float(header["expires_at"]),
             float(header["compute_seconds"]),
@@ -165,8 +165,8 @@ def _entry(packed: bytes, fence: int, payload: bytes, key: str) -> Entry:
             {str(name): float(amount) for name, amount in header["usage"].items()} if "usage" in header else {},
             dict(header["manifest"]) if "manifest" in header else {},
         )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise CorruptEntryError(f"{key}: malformed header: {error!r}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise CorruptEntryError(f"{key}: malformed header: {error!r:.200}") from error
     if not _is_sound(entry):
         raise CorruptEntryError(f"{key}: the header contradicts itself")
     return entry

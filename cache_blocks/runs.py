@@ -115,6 +115,8 @@ class Runs:
     def hits_of(self, flow_run_id: str) -> list[Summed]:
         """Return the hits of a run, added up: there may be hundreds of thousands, and nothing to tell of each.
 
+        Those that this process has still to write are not among them; `EventLog.of_run` writes them first.
+
         Raises:
             TierUnavailableError: SQL does not answer.
         """

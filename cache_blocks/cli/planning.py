@@ -66,20 +66,28 @@ def explain(
     if (key is None) == (run is None):
         raise typer.BadParameter("give a KEY or --run ID")
     log = this_cache().parts.events
-    lookups = [event for event in (log.of_key(key) if key else log.of_run(run or "")) if event.action == "lookup"]
-    if not lookups:
+    events = log.of_key(key) if key else log.of_run(run or "", hits=False)
+    told = [event for event in events if event.action == "lookup"]
+    hits = 0 if key else _hits_of(run or "")
+    if not told and not hits:
         _complain_of_nothing(key, run)
         raise typer.Exit(1)
-    told = lookups if key else [event for event in lookups if event.outcome != "hit"]
     if json:
         emit([_as_dict(event) for event in told])
         return
-    say(
-        f"{counted(len(lookups), 'lookup')}, {len(lookups) - sum(event.outcome == 'hit' for event in lookups):,} missed"
-    )
+    missed = sum(event.outcome != "hit" for event in told)
+    say(f"{counted(len(told) + hits, 'lookup')}, {missed:,} missed")
     rows = [[moment(e.at), e.origin.task, e.origin.subject, e.outcome, e.reason or f"from {e.tier}"] for e in told]
     if rows:
         table(["time", "task", "about", "outcome", "why"], rows)
+
+
+def _hits_of(run: str) -> int:
+    """Return how many hits a run had, none of which has anything to explain."""
+    from cache_blocks.runs import Runs
+
+    cache = this_cache()
+    return sum(summed.number for summed in Runs(cache.parts.database, cache.settings.namespace).hits_of(run))
 
 
 def _complain_of_nothing(key: str | None, run: str | None) -> None:

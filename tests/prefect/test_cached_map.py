@@ -1,6 +1,7 @@
 """`cached_map`: a batch in which hits cost no task run, and which is otherwise `task.map`."""
 
 import asyncio
+import functools
 import time
 from typing import Any, cast
 from uuid import UUID
@@ -13,9 +14,11 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.exceptions import MappingLengthMismatch, MappingMissingIterable
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_TASKS_DISABLE_CACHING, temporary_settings
+from prefect.utilities.callables import expand_mapping_parameters, get_call_parameters
 
 from cache_blocks import TRANSCRIPT, TieredCache, cached_map, cached_task
 from cache_blocks.errors import ConfigurationError
+from cache_blocks.prefect.cached_map import items_of
 from cache_blocks.prefect.futures import BatchFutures
 from tests.prefect.observed import BYPASSED, HIT, MISS, Calls, lines_of, outcomes, run_async
 
@@ -105,6 +108,36 @@ def test_arguments_pair_up_as_in_map(calls: Calls) -> None:
         assert batch(["a", "b"], times=2)[0] == [["a", "a"], ["b", "b"]]
         assert batch(["a", "b"])[0] == [["a"], ["b"]]
     assert calls.count == 4
+
+
+def wrapped(text: str, *, times: int = 2, **others: Any) -> str:
+    return text * times + str(others)
+
+
+@functools.wraps(wrapped)
+def wrapping(*args: Any, **kwargs: Any) -> str:
+    return wrapped(*args, **kwargs)
+
+
+class Speller:
+    def spell(self, text: str, /, times: int = 1) -> str:
+        return text * times
+
+
+@pytest.mark.parametrize(
+    "function, args, kwargs",
+    [
+        (wrapped, [["a", "b"]], {}),
+        (wrapped, [["a", "b"]], {"times": [1, 2], "language": ["en", "de"], "model": unmapped("small")}),
+        (wrapping, [["a", "b"]], {"times": 3}),
+        (Speller().spell, [["a", "b"], [1, 2]], {}),
+        (lambda text, *more: (text, more), [["a"], ["b"]], {}),
+    ],
+)
+def test_items_are_those_of_map_whatever_the_signature(function: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+    mapped = cast("Any", task(function, name="any"))
+    given = get_call_parameters(function, tuple(args), kwargs, apply_defaults=False)
+    assert items_of(mapped, args, kwargs) == expand_mapping_parameters(function, given)
 
 
 def test_what_was_stored_by_a_plain_call_is_a_hit(calls: Calls) -> None:

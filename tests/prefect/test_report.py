@@ -129,7 +129,7 @@ def test_what_the_report_says_was_saved_is_the_sum_over_the_events_hit_by_hit(pr
         prices = priced.settings.prices_of(event.kind)
         assert event.money_saved == pytest.approx(prices.cost(entry.usage, entry.compute_seconds))
 
-    # By kind and tier: the metrics that the report is made of.
+    # By kind and tier, as the report has it.
     metrics = CacheMetrics.from_events(priced.parts.events.of_run(run_id))
     assert [(kind, tier, count) for kind, tier, count, *_ in hits] == [
         ("ai-enhancement", "memory", 2),

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import rendering
 from benchmarks.counting import files_opened, payloads_decoded
-from benchmarks.measuring import Bar, Bench, Timing, interleaved, quartiles, ratio, spread_of
+from benchmarks.measuring import Bar, Bench, Timing, interleaved, quartiles, ratio, seconds, spread_of
 from benchmarks.payloads import transcript
 from benchmarks.pieces import names, pieces
 from benchmarks.results import FILE, Figure, Machine, Measured, Results, versions
@@ -68,6 +68,13 @@ def test_a_turn_may_be_many_times_the_same_and_have_a_place_of_its_own() -> None
 
     assert told == ["in", "a", "a", "a", "out"] * 2
     assert len(timings["a"].samples) == 2
+
+
+def test_a_sample_is_what_the_work_takes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 16.0])
+    monkeypatch.setattr("benchmarks.measuring.perf_counter", lambda: next(clock))
+
+    assert seconds(lambda: None, times=3) == 2.0
 
 
 def test_a_ratio_is_that_of_each_round() -> None:
@@ -139,9 +146,10 @@ def test_a_hit_is_measured_against_every_peer(prefect_server: str) -> None:
         bars = {bar.name: Figure.of(bar) for bar in piece.measure(bench)}
     gc.collect()  # peers leave connections to the garbage collector, which must not find them in another test
 
-    assert len(bars) == 9
-    over_floor = bars["a hit of 2 KB: time as a multiple of GET + LZ4 + orjson"]
-    assert len(over_floor.detail["milliseconds"]) == 9
+    assert len(bars) == 15
+    for how in ("20 in a row", "one at a time"):
+        over_floor = bars[f"a hit of 2 KB, {how}: time as a multiple of GET + LZ4 + orjson"]
+        assert len(over_floor.detail["milliseconds"]) == 9
     # What does not depend on the machine holds here too.
     assert bars["Redis commands for a hit"].detail["commands"] == {"mget": 1}
     assert bars["payloads decoded for a hit"].figure == 1

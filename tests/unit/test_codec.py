@@ -138,13 +138,24 @@ WRONG_HEADERS = [
     header_of(entry_for(), manifest=["task"]),
     header_of(entry_for(), key="../../etc/passwd"),
     header_of(entry_for(), key=7),
+    *(header_of(entry_for()).replace(orjson.dumps(part), b"[" * 1010 + b"]" * 1010) for part in (KEY, "default")),
+    header_of(replace(entry_for(), tags=("deep",))).replace(b'"deep"', b"[" * 1010 + b"]" * 1010),
 ]
 
 
 @pytest.mark.parametrize("header", WRONG_HEADERS, ids=range(len(WRONG_HEADERS)))
 def test_a_header_of_the_wrong_shape_is_corrupt_though_its_digest_is_right(header: bytes) -> None:
-    with pytest.raises(CorruptEntryError):
+    with pytest.raises(CorruptEntryError) as raised:
         unpack(sealed(header, entry_for().payload))
+    assert len(str(raised.value)) < 1000, "whoever can write to a tier writes no book into the log"
+
+
+def test_what_another_entry_calls_itself_is_told_in_one_short_line() -> None:
+    header = header_of(entry_for(), key="x\n" * 100_000, namespace="y\n" * 100_000)
+    with pytest.raises(CorruptEntryError, match="holds another entry") as raised:
+        unpack(sealed(header, entry_for().payload))
+    assert len(str(raised.value)) < 1000
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from cache_blocks.database import Database
 from cache_blocks.errors import TierUnavailableError
 from cache_blocks.event_log import EventLog
 from cache_blocks.events import CacheEvent, Origin, originating
+from cache_blocks.runs import Runs
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -69,6 +70,22 @@ def log(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[EventLog]:
     yield log
     log.flush()
     database.close()
+
+
+def test_the_hits_of_a_run_come_added_up_and_the_rest_without_them(log: EventLog) -> None:
+    with originating(Origin("a.mp3", "transcribe", "run-1", "task-run-1", flow="nightly", deferred=True)):
+        hits = [lookup(Outcome.HIT, tier, seconds_saved=2.5, stored_bytes=7) for tier in ("sql", "redis", "redis")]
+        others = [lookup(Outcome.MISS), lookup(Outcome.BYPASSED), CacheEvent(events.COMPUTED, "transcript")]
+    log.record([*hits, *others])
+
+    assert log.of_run("run-1", hits=False) == others
+    summed = Runs(log._database, log._namespace).hits_of("run-1")
+    assert {one.event.tier: (one.number, one.event.seconds_saved, one.event.stored_bytes) for one in summed} == {
+        "sql": (1, 2.5, 7),
+        "redis": (2, 5.0, 14),
+    }
+    assert min(one.event.at for one in summed) == hits[0].at
+    assert {one.event.origin.flow for one in summed} == {"nightly"}
 
 
 def test_events_come_back_as_they_were_in_order(log: EventLog) -> None:

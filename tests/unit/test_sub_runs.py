@@ -146,4 +146,4 @@ def test_a_run_with_very_many_hits_takes_no_more_memory_to_report(runs: tuple[Ti
     tracemalloc.stop()
 
     assert "20,000 of 20,000 lookups hit" in report
-    assert peak < 3_000_000, "a tenth of what the events themselves would take"
+    assert peak < 3_000_000, "a fifth of what the events themselves would take"
