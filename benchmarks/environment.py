@@ -13,6 +13,7 @@ from unittest.mock import patch
 from prefect.logging.handlers import PrefectConsoleHandler
 
 from cache_blocks import TieredCache
+from cache_blocks.prefect.emitting import flush_emitters
 
 if TYPE_CHECKING:
     from benchmarks.measuring import Bench
@@ -31,6 +32,7 @@ def cache_in_environment(bench: Bench, name: str) -> Generator[TieredCache]:
             yield cache
         finally:
             cache.close()
+            flush_emitters()  # while the piece's Prefect server can still take what its hits have to tell
 
 
 @contextmanager
