@@ -80,6 +80,7 @@ def file_of(function: Callable[..., Any] | None) -> str:
 def named_files(values: Iterable[Any]) -> list[str]:
     """Return the names of the files among some arguments."""
     files = (CachedFile, pathlib.PurePath, OpenFile)
+    # Most arguments are text, and asking abstract classes takes longer than all else that is done for it.
     return [_clean(_line(value)) for value in values if type(value) is not str and isinstance(value, files)]
 
 
