@@ -7,15 +7,12 @@ in `reading`, `writing` and the tiers.
 from __future__ import annotations
 
 import logging
-import os
-import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from cache_blocks import events, telemetry
+from cache_blocks import events, forking, telemetry
 from cache_blocks.assembly import Parts, assemble
 from cache_blocks.calls import Call, Found
 from cache_blocks.computing import Computations
@@ -58,10 +55,10 @@ class TieredCache:
         self.privacy = Privacy(self.settings)
         self._clock = clock
         self._parts: Parts | None = None
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
         self._metrics = CacheMetrics()
         self._listeners: list[events.Listener] = [partial(telemetry.observe, self.settings.namespace)]
-        _caches.add(self)
+        forking.forget_parent_of(self)
 
     @classmethod
     def from_settings(cls, settings: CacheSettings | None = None) -> TieredCache:
@@ -332,7 +329,6 @@ class TieredCache:
 
     def forget_parent(self) -> None:
         """After a fork: make new connections, leave the parent's alone."""
-        self._lock = threading.Lock()
         self._parts = None
 
 
@@ -354,20 +350,8 @@ def _lookup_event(key: str, lookup: Lookup, prices_of: Callable[[str], Prices]) 
 
 _shared: dict[tuple[str, ...], TieredCache] = {}
 _of_environment: dict[tuple[tuple[str, str], ...], TieredCache] = {}
-_shared_lock = threading.Lock()
-_caches: weakref.WeakSet[TieredCache] = weakref.WeakSet()
+_shared_lock = forking.lock()
 
 
 def _shared_cache(settings: CacheSettings) -> TieredCache:
     return TieredCache.from_settings(settings)
-
-
-def _after_fork() -> None:
-    global _shared_lock  # noqa: PLW0603 - the parent may have held it
-    _shared_lock = threading.Lock()
-    for cache in list(_caches):
-        cache.forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import weakref
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from cache_blocks import forking
 from cache_blocks.errors import ConfigurationError, TierUnavailableError
 from cache_blocks.tiers.base import unavailable
 from cache_blocks.upgrading import upgrade
@@ -54,8 +52,8 @@ class Database:
         self._engine: Engine | None = None
         self._ready = False
         self._failures = 0
-        self._lock = threading.Lock()
-        _databases.add(self)
+        self._lock = forking.lock()
+        forking.forget_parent_of(self)
 
     @property
     def is_sqlite(self) -> bool:
@@ -149,7 +147,6 @@ class Database:
         """Drop what a fork has copied: connections of the parent must not be used, nor closed, here."""
         if self._engine is not None:
             self._engine.dispose(close=False)
-        self._lock = threading.Lock()
 
     def _ready_engine(self) -> Engine:
         if self._engine is None or not self._ready:
@@ -205,18 +202,6 @@ class _Texts(sa.TypeDecorator[list[str]]):
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
         """Return the parameter's value."""
         return list(value) if dialect.name == "postgresql" else orjson.dumps(list(value)).decode()
-
-
-_databases: weakref.WeakSet[Database] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for database in list(_databases):
-        database.forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import secrets
 import threading
 import weakref
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from cache_blocks import events as actions
+from cache_blocks import forking
 from cache_blocks.causes import cause_of
 from cache_blocks.entry import Outcome
 from cache_blocks.errors import TierUnavailableError
@@ -69,12 +69,13 @@ class EventLog:
         self._listeners: list[Listener] = []
         self._new: list[CacheEvent] = []  # which listeners do not have yet
         self._buffer: list[CacheEvent] = []
-        self._lock = threading.Lock()
-        self._delivering = threading.RLock()
-        self._flushing = threading.RLock()  # the breaker's own events come while others are being written
+        self._lock = forking.lock()
+        self._delivering = forking.rlock()
+        self._flushing = forking.rlock()  # the breaker's own events come while others are being written
         self._timer: threading.Timer | None = None
         self.dropped = 0
         _logs.add(self)
+        forking.forget_parent_of(self)
 
     def record(self, events: Iterable[CacheEvent]) -> None:
         """Keep events; they are delivered and in SQL within a moment, or at once when their origin cannot wait."""
@@ -191,9 +192,6 @@ class EventLog:
     def forget_parent(self) -> None:
         """After a fork: the parent delivers and writes what it has buffered."""
         self._new, self._buffer = [], []
-        self._lock = threading.Lock()
-        self._delivering = threading.RLock()
-        self._flushing = threading.RLock()
         self._timer = None
 
     def _select(self, condition: sa.ColumnElement[bool]) -> list[CacheEvent]:
@@ -204,15 +202,6 @@ class EventLog:
 
 
 _logs: weakref.WeakSet[EventLog] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for log in list(_logs):
-        log.forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def deliver_all() -> None:

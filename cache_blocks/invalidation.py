@@ -7,12 +7,12 @@ mirrors it, so that an emptied database does not revive what was invalidated; Re
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cache_blocks import forking
 from cache_blocks.entry import check_key, check_tags
 from cache_blocks.errors import InvalidationIncompleteError, InvalidKeyError, TierUnavailableError
 
@@ -77,7 +77,7 @@ class Invalidator:
         self._owed: dict[str, dict[str, int]] = {
             tier: {} for tier in tellers
         }  # by this process, even if SQL is emptied
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
 
     def invalidate(self, scope: str) -> Invalidation:
         """Make every entry of a scope a miss, in every process, before this returns.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import threading
-import weakref
 from typing import TYPE_CHECKING
 
+from cache_blocks import forking
 from cache_blocks.errors import TierUnavailableError
 from cache_blocks.leases import LeaseBook, LeaseState, LeaseView
 
@@ -32,7 +31,7 @@ class LeaseKeeper:
         self._held: dict[str, str] = {}
         self._wake = threading.Condition()
         self._running = False
-        _keepers.add(self)
+        forking.forget_parent_of(self)
 
     def view(self, key: str) -> LeaseView:
         """Return what there is; see `LeaseBook.view`."""
@@ -103,15 +102,3 @@ class LeaseKeeper:
                 "this process stood still; another may compute the same, and then the later of both wins",
                 key,
             )
-
-
-_keepers: weakref.WeakSet[LeaseKeeper] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for keeper in list(_keepers):
-        keeper.forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

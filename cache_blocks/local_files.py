@@ -18,7 +18,6 @@ import contextlib
 import fcntl
 import itertools
 import os
-import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cache_blocks import forking
 from cache_blocks.fingerprint import digest_path
 
 _HELD: Final = 256
@@ -89,7 +89,7 @@ class LocalFiles:
         self.folder = folder
         self._state = folder / ".state"
         self._budget = budget
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
         self._numbers = itertools.count()
         self._held: weakref.WeakValueDictionary[int, LocalCopy] = weakref.WeakValueDictionary()
 

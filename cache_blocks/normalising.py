@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import functools
 import textwrap
-import threading
 from typing import Any, Final, cast
 
-_parsing = threading.Lock()  # CPython 3.11 cannot build two syntax trees at the same time (SystemError)
+from cache_blocks import forking
+
+_parsing = forking.lock()  # CPython 3.11 cannot build two syntax trees at the same time (SystemError)
 _NOT_CODE: Final = frozenset({"kind", "type_comment", "type_ignores"})
 
 

@@ -7,7 +7,6 @@ may not have it.
 from __future__ import annotations
 
 import inspect
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from cache_blocks import forking
 from cache_blocks.canonical import digest_value
 from cache_blocks.errors import CacheError, ConfigurationError
 from cache_blocks.normalising import normalise_source
@@ -42,7 +42,7 @@ class Sources:
         self._declared = time.time()
         self._digests: dict[str, str] | None = None if self._objects else {}
         self._unreadable = ""
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
 
     def digests(self) -> dict[str, str]:
         """Return the digest of each source by its name; read once.

@@ -7,12 +7,12 @@ touch the store pays nothing.
 from __future__ import annotations
 
 import os
-import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from cache_blocks import forking
 from cache_blocks.events import REQUESTS, TRANSFER, CacheEvent, Origin, origin_now
 
 _UP: Final = "up"
@@ -34,7 +34,7 @@ class Traffic:
     def __init__(self, tier: str = "object_store") -> None:
         self._tier = tier
         self.on_first: Callable[[], object] = int  # nobody
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
         self._process = os.getpid()
         self._counts: dict[Origin, Counter[tuple[str, str]]] = {}
 

@@ -6,14 +6,13 @@ transaction, as a pooler wants it, in SQLite by the write lock.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import sqlalchemy as sa
 
+from cache_blocks import forking
 from cache_blocks.errors import TierUnavailableError
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ _VERSION_TABLE: Final = "cache_blocks_schema"
 _LOCK: Final = 0x63616368
 _SECONDS: Final = 600.0
 
-_upgrading = threading.Lock()  # Alembic keeps the connection that it works on in a module, for all threads
+_upgrading = forking.lock()  # Alembic keeps the connection that it works on in a module, for all threads
 
 
 def upgrade(connect: Callable[[], Connection]) -> None:
@@ -75,12 +74,3 @@ def _run_migrations(connection: Connection) -> None:
             command.upgrade(config, "head")
     except CommandError as error:
         raise TierUnavailableError("sql", f"the schema is not this version's ({error}); upgrade the package") from error
-
-
-def _after_fork() -> None:
-    global _upgrading  # noqa: PLW0603 - the parent may have held it
-    _upgrading = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -21,6 +21,7 @@ from prefect.states import Failed
 from prefect.tasks import Task
 from prefect.utilities.engine import collect_task_run_inputs_sync
 
+from cache_blocks import forking
 from cache_blocks.entry import Entry
 from cache_blocks.errors import CorruptEntryError
 from cache_blocks.prefect.futures import (
@@ -207,7 +208,7 @@ def _when_done(futures: Iterable[PrefectFuture[Any]], call: Callable[[], None]) 
     """Call once when all of these are done."""
     unique = {id(future): future for future in futures}
     left = len(unique)
-    lock = threading.Lock()
+    lock = forking.lock()
     if not left:
         call()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import contextvars
-import os
 import threading
 import weakref
 from collections import Counter
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from prefect.events import emit_event
 from prefect.settings import get_current_settings
 
-from cache_blocks import event_log, events
+from cache_blocks import event_log, events, forking
 from cache_blocks.entry import Outcome
 
 if TYPE_CHECKING:
@@ -86,10 +85,11 @@ class EventEmitter:
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
         self._sums: dict[_Subject, _Sum] = {}
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
         self._timer: threading.Timer | None = None
         self._ended = False
         _emitters.add(self)
+        forking.forget_parent_of(self)
 
     def __call__(self, new: Sequence[events.CacheEvent]) -> None:
         """Take events in; they are sent within a second, or when the flow run ends."""
@@ -133,7 +133,6 @@ class EventEmitter:
     def forget_parent(self) -> None:
         """After a fork: the parent sends what it has summed up."""
         self._sums = {}
-        self._lock = threading.Lock()
         self._timer = None
 
     def _subject(self, event: events.CacheEvent) -> _Subject | None:
@@ -192,12 +191,3 @@ _emitting: weakref.WeakKeyDictionary[TieredCache, EventEmitter] = weakref.WeakKe
 def _end() -> None:
     for emitter in list(_emitters):
         emitter.end()
-
-
-def _after_fork() -> None:
-    for emitter in list(_emitters):
-        emitter.forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -17,6 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import FlowRunContext
 
+from cache_blocks import forking
 from cache_blocks.wording import counted
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ TICK_SECONDS: Final = 2.0
 _NO_LETTER: Final = re.compile(r"[^a-z0-9]+")
 _ENDED_SECONDS: Final = 5.0
 
-_lock = threading.Lock()
+_lock = forking.lock()
 _of_run: dict[UUID, list[Progress]] = {}
 
 
@@ -79,7 +80,7 @@ class Progress:
         self._flow_run_id = flow_run_id
         self._tick_seconds = tick_seconds
         self._done = 0
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
         self._ended = threading.Event()
         self._artifact: UUID | None = None
         self._thread = threading.Thread(target=self._tell, name="cache-progress", daemon=True)

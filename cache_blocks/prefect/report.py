@@ -7,7 +7,6 @@ is no hook: the worker loads the flow anew, without what was added while it ran.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -18,6 +17,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.context import FlowRunContext
 from prefect.settings import get_current_settings
 
+from cache_blocks import forking
 from cache_blocks.errors import TierUnavailableError
 from cache_blocks.plans import SavedPlan, score_section
 from cache_blocks.prefect.emitting import emit_if_low, flush_emitters
@@ -44,7 +44,7 @@ logger = logging.getLogger("cache_blocks")
 TABLE_KEY: Final = "cache-hits"
 REPORT_KEY: Final = "cache-report"
 
-_lock = threading.Lock()
+_lock = forking.lock()
 _reported: dict[str, TieredCache] = {}
 
 

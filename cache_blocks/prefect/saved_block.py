@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
+from cache_blocks import forking
 from cache_blocks.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cache_blocks")
 
 BLOCK_TYPE_SLUG: Final = "tiered-cache"
-_lock = threading.Lock()
+_lock = forking.lock()
 _ids: dict[tuple[str, str], UUID | None] = {}
 
 

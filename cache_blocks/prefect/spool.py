@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-import threading
 import weakref
 from typing import Final
+
+from cache_blocks import forking
 
 IN_MEMORY_BYTES: Final = 32 * 1024 * 1024
 
@@ -15,7 +16,7 @@ class Spool:
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - it is closed with the spool
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
         self._end = 0
         weakref.finalize(self, self._file.close)
 

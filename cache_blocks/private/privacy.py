@@ -11,7 +11,6 @@ import base64
 import binascii
 import functools
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from cache_blocks import codec
+from cache_blocks import codec, forking
 from cache_blocks.entry import Entry, Lookup, Outcome
 from cache_blocks.errors import CacheError, ConfigurationError, CorruptEntryError, PrivateKeyMissingError
 from cache_blocks.plan import IN_CLEAR, KEY_MISSING
@@ -61,7 +60,7 @@ class Privacy:
         self._text = settings.private_keys.get_secret_value()
         self._block = settings.private_keys_block
         self._namespace = settings.namespace
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
         self._ring: KeyRing | None = None
         self._failure: CacheError | None = None
         self._next_try = 0.0

@@ -9,11 +9,11 @@ process wait for the others; hence these few lines. The pattern is Michael Nygar
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from cache_blocks import forking
 from cache_blocks.errors import TierFullError, TierUnavailableError
 
 P = ParamSpec("P")
@@ -48,7 +48,7 @@ class Breaker:
         self._before_close = before_close
         self._on_change = on_change
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
         self._open_until: float | None = None
         self._probe: object | None = None
         self._full_at: float | None = None

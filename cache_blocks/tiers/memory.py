@@ -6,12 +6,12 @@ another process may have raised them, so every hit is checked against SQL.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+from cache_blocks import forking
 from cache_blocks.entry import Entry
 from cache_blocks.tiers.base import BackendTier
 
@@ -32,7 +32,7 @@ class MemoryTier(BackendTier):
         self._max_bytes = max_bytes
         self._bytes = 0
         self._envelopes: OrderedDict[str, tuple[int, float, bytes]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
 
     def _fetch(
         self, keys: Sequence[str], scopes: Sequence[str]

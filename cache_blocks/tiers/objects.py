@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, cast
 
 from fsspec.implementations.local import LocalFileSystem
 
+from cache_blocks import forking
 from cache_blocks.errors import ConfigurationError
 from cache_blocks.fingerprint import CHUNK_BYTES, open_file_system
 
@@ -48,7 +48,7 @@ class ObjectStore:
         self._options = dict(options or {})
         self._timeout = timeout_seconds
         self._traffic = traffic
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
         self._opened: tuple[int, AbstractFileSystem, str] | None = None
         self._parents: list[Any] = []
 

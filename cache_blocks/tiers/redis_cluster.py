@@ -9,9 +9,7 @@ came from. So this routes, over redis-py's connections.
 
 from __future__ import annotations
 
-import os
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -20,6 +18,7 @@ import redis
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError
 
+from cache_blocks import forking
 from cache_blocks.errors import TierUnavailableError
 from cache_blocks.tiers.redis_connections import Command, Pending
 from cache_blocks.tiers.redis_nodes import SLOTS, Node, View, merged, opinion
@@ -53,8 +52,7 @@ class ClusterRedis(RedisServers):
         self._seeds = place.nodes
         self._nodes: dict[Address, Node] = {}
         self._view: View | None = None
-        self._lock = threading.Lock()
-        self._process = os.getpid()
+        self._lock = forking.lock()
 
     def get(self, names: Sequence[str]) -> Copies:
         """See `RedisServers.get`; what was on a node that is down is not there."""
@@ -181,8 +179,6 @@ class ClusterRedis(RedisServers):
 
     def _current(self, newer_than: float = 0.0) -> View:
         """Return who serves what, learnt within the last second, and after a time on the monotonic clock."""
-        if self._process != os.getpid():  # a lock that another thread of the parent held would stay so for ever
-            self._lock, self._process = threading.Lock(), os.getpid()
         oldest = max(newer_than, time.monotonic() - RECHECK_SECONDS)
         if (view := self._view) is not None and view.at >= oldest:
             return view
