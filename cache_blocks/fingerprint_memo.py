@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from blake3 import blake3
 
+from cache_blocks import forking
 from cache_blocks.errors import TierUnavailableError
 
 logger = logging.getLogger("cache_blocks")
@@ -47,6 +48,8 @@ _PASSING: Final = frozenset(
     }
 )
 """What SQLite answers when not the file is damaged, but its place or its moment is wrong."""
+
+_gate: Final = forking.Gate()
 
 R = TypeVar("R")
 
@@ -97,7 +100,7 @@ class DigestMemo:
         if not self.path.exists():
             return 0
         try:
-            with closing(self._connect()) as connection:
+            with _gate, closing(self._connect()) as connection:
                 return _forget(connection, list(digests))
         except sqlite3.Error as error:
             if not _is_passing(error):
@@ -112,7 +115,7 @@ class DigestMemo:
         if time.monotonic() < self._paused_until or not (self._writes or self.path.exists()):
             return otherwise
         try:
-            with closing(self._connect()) as connection:
+            with _gate, closing(self._connect()) as connection:
                 return work(connection)
         except sqlite3.Error as error:
             if _is_passing(error) or not self._writes:

@@ -208,6 +208,8 @@ class LocalFiles:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             yield descriptor
         finally:
+            # Closing alone would leave it locked as long as a child lives that was forked meanwhile.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
 

@@ -77,7 +77,7 @@ class MappedBatch:
         submit: Submit,
         wait_for: Sequence[PrefectFuture[Any]] = (),
     ) -> None:
-        self.settled = threading.Condition()
+        self.settled = threading.Condition(forking.rlock())
         self._task = task
         self._items = items
         self._lookups = lookups

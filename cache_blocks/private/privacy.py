@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -62,6 +61,7 @@ class Privacy:
         self._namespace = settings.namespace
         self._lock = forking.lock()
         self._ring: KeyRing | None = None
+        self._naming: Naming | None = None
         self._failure: CacheError | None = None
         self._next_try = 0.0
         self._told: set[str] = set()
@@ -86,10 +86,12 @@ class Privacy:
                     self._ring = KeyRing.parse(self._text or self._from_block())
         return self._ring
 
-    @functools.cached_property
+    @property
     def naming(self) -> Naming:
         """What makes names in this namespace; raises as `ring` does."""
-        return self.ring.naming(self._namespace)
+        if self._naming is None:
+            self._naming = self.ring.naming(self._namespace)
+        return self._naming
 
     def covers(self, kind: CacheKind) -> bool:
         """Whether results of a kind are private."""

@@ -13,7 +13,6 @@ import re
 import secrets
 import time
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Final
 
 from blake3 import blake3
@@ -36,15 +35,15 @@ class Key:
     Attributes:
         id: What people call it.
         secret: 32 bytes.
+        check: Eight bytes that tell it from another one of the same id.
     """
 
     id: str
     secret: bytes = field(repr=False)
+    check: bytes = field(init=False, repr=False)
 
-    @cached_property
-    def check(self) -> bytes:
-        """Eight bytes by which this very key is known again, so that another one of the same id is not taken for it."""
-        return derive(self.secret, b"check", length=CHECK_BYTES)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "check", derive(self.secret, b"check", length=CHECK_BYTES))
 
     @property
     def label(self) -> bytes:
@@ -54,10 +53,20 @@ class Key:
 
 @dataclass(frozen=True)
 class KeyRing:
-    """Keys that seal, the current one first, and the secret that names are made from."""
+    """Keys that seal, the current one first, and the secret that names are made from.
+
+    Attributes:
+        keys: The keys.
+        names: The secret.
+        by_label: The keys by what sealed bytes say of them.
+    """
 
     keys: tuple[Key, ...]
     names: bytes = field(repr=False)
+    by_label: dict[bytes, Key] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_label", {key.label: key for key in self.keys})
 
     @classmethod
     def parse(cls, text: str) -> KeyRing:
@@ -87,11 +96,6 @@ class KeyRing:
     def current(self) -> Key:
         """The key that seals."""
         return self.keys[0]
-
-    @cached_property
-    def by_label(self) -> dict[bytes, Key]:
-        """The keys by what sealed bytes say of them."""
-        return {key.label: key for key in self.keys}
 
     def naming(self, namespace: str) -> Naming:
         """Return what makes names in a namespace; the same content has another name in every namespace."""

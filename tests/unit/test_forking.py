@@ -74,6 +74,86 @@ cache.close()
 print(len(locks))
 """
 
+BUSY = """
+def write(name, number):
+    key = f"transcript:{name}-{number}"
+    cache.put(key, key, kind=TRANSCRIPT)
+    assert cache.get(key) == key
+
+def go_on(name):
+    for number in range(10**9):
+        if over.is_set():
+            return
+        write(name, number % 20)
+
+cache = TieredCache.from_settings()
+write("main", 0)
+over = threading.Event()
+threads = [threading.Thread(target=go_on, args=(name,), daemon=True) for name in ("a", "b")]
+for one in threads:
+    one.start()
+for number in range(20):
+    fork(lambda: write("child", number))
+over.set()
+for one in threads:
+    one.join()
+cache.close()
+print(sum(cache.get(f"transcript:child-{number}") == f"transcript:child-{number}" for number in range(20)))
+"""
+
+CLOSED = """
+cache = TieredCache.from_settings()
+cache.put("transcript:parent", "P", kind=TRANSCRIPT)
+(closed, close), (written, wrote) = os.pipe(), os.pipe()
+child = os.fork()
+if not child:
+    signal.alarm(60)
+    cache.put("transcript:1", "T", kind=TRANSCRIPT)
+    os.write(wrote, b".")
+    os.read(closed, 1)
+    cache.put("transcript:2", "T", kind=TRANSCRIPT)
+    os._exit(0)
+os.read(written, 1)
+cache.close()  # the last connection, as far as this process knows, takes the write-ahead log with it
+os.write(close, b".")
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+print(cache.lookup("transcript:1").tier, cache.lookup("transcript:2").tier)
+"""
+
+IN_A_LISTENER = """
+cache = TieredCache.from_settings()
+forks = []
+
+def listen(events):
+    if not forks:
+        forks.append(1)
+        fork(lambda: cache.put("transcript:child", "C", kind=TRANSCRIPT))
+
+cache.listen(listen)
+cache.put("transcript:parent", "P", kind=TRANSCRIPT)
+assert cache.get("transcript:parent") == "P"
+cache.parts.events.flush()
+print(len(forks), cache.get("transcript:child"))
+"""
+
+LOCKED_FILE = """
+from pathlib import Path
+from cache_blocks.local_files import LocalFiles
+
+files = LocalFiles(Path(os.environ["CACHE_BLOCKS_HOME"]), 10**6)
+with files._locked("one"):
+    go_on, let_go = os.pipe()
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        os.read(go_on, 1)
+        os._exit(0)
+with files._locked("one", wait=False):
+    print("free, though the child has the file open")
+os.write(let_go, b".")
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
 ORDER = """
 class Noisy:
     def __init__(self, name):
@@ -103,6 +183,23 @@ def run(program: str, folder: Path) -> str:
 @pytest.mark.promise("Clients survive a fork", tries="every lock held by another thread")
 def test_a_child_waits_for_no_lock_that_another_thread_of_its_parent_held(tmp_path: Path) -> None:
     assert int(run(HELD, tmp_path)) > 15, "locks of the cache, its parts and the modules"
+
+
+@pytest.mark.promise("Clients survive a fork", tries="20 forks while two threads write to SQLite")
+def test_a_fork_waits_until_no_thread_is_in_the_middle_of_sqlite(tmp_path: Path) -> None:
+    assert run(BUSY, tmp_path).split() == ["20"]
+
+
+def test_what_a_child_writes_stays_when_its_parent_closes_the_cache(tmp_path: Path) -> None:
+    assert run(CLOSED, tmp_path).split() == ["sql", "sql"]
+
+
+def test_a_listener_may_fork(tmp_path: Path) -> None:
+    assert run(IN_A_LISTENER, tmp_path).split() == ["1", "C"]
+
+
+def test_a_child_keeps_no_lock_of_a_file_that_its_parent_has_given_back(tmp_path: Path) -> None:
+    assert run(LOCKED_FILE, tmp_path).startswith("free")
 
 
 def test_what_was_made_last_forgets_first_and_what_is_gone_is_not_asked(tmp_path: Path) -> None:
