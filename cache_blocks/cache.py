@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cache_blocks")
 
+CACHE_OFF: Final = "CACHE_BLOCKS_MODE is off"
+"""Reason of a lookup that is none."""
+
 _PAGE: Final = 500
 """Values that are encoded and written at a time."""
 
@@ -157,7 +160,7 @@ class TieredCache:
     def peek(self, requests: Sequence[Request], annotation: Any = Any) -> dict[str, Found]:
         """Look up, verify and decode, and leave it to the caller to record it."""
         if self.settings.mode == "off":
-            off = Found(Lookup(Outcome.BYPASSED, reason="CACHE_BLOCKS_MODE is off"))
+            off = Found(Lookup(Outcome.BYPASSED, reason=CACHE_OFF))
             return {request.key: off for request in requests}
         return self.reader.find(requests, annotation)
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from queue import Empty, SimpleQueue
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from prefect.client.schemas.objects import RunInput, State
 from prefect.exceptions import UpstreamTaskError
@@ -19,7 +19,9 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.states import Failed
 from prefect.tasks import Task
-from prefect.utilities.engine import collect_task_run_inputs_sync
+from prefect.utilities.annotations import allow_failure, opaque
+from prefect.utilities.collections import visit_collection
+from prefect.utilities.engine import collect_task_run_inputs_sync, resolve_to_final_result
 
 from cache_blocks import forking
 from cache_blocks.entry import Entry
@@ -66,7 +68,7 @@ class MappedBatch:
         items: Parameters of each item.
         lookups: What looks them up; None makes each a task run.
         submit: Takes misses: their task run, or the state that stands in its place.
-        wait_for: Futures that have to be done first.
+        wait_for: What has to be done first: futures and states, in whatever Prefect finds them in.
     """
 
     def __init__(
@@ -75,14 +77,15 @@ class MappedBatch:
         items: Sequence[Item],
         lookups: Lookups | None,
         submit: Submit,
-        wait_for: Sequence[PrefectFuture[Any]] = (),
+        wait_for: Any = (),
     ) -> None:
         self.settled = threading.Condition(forking.rlock())
         self._task = task
         self._items = items
         self._lookups = lookups
         self._submit_to = submit
-        self._wait_for = wait_for
+        self._wait_for = list(cast("Iterator[Any]", wait_for)) if isinstance(wait_for, Iterator) else wait_for
+        self._kept_back: State[Any] | None = None
         self._context = contextvars.copy_context()
         self._annotation = return_annotation(task.fn)
         self._spool = Spool()
@@ -92,7 +95,7 @@ class MappedBatch:
 
     def start(self) -> None:
         """Look up what waits for nothing, now; begin to wait for the rest."""
-        if not self._wait_for and not any(futures_in(item) for item in self._items):
+        if not self._wait_for and not any(awaited_by(item) for item in self._items):
             for page in self._pages(range(len(self._items))):
                 self._settle(page)
         else:
@@ -123,23 +126,24 @@ class MappedBatch:
         """Settle items as they become ready; whatever happens, none stays open."""
         ready: SimpleQueue[int] = SimpleQueue()
         try:
+            self._kept_back = _why_kept_back(self._wait_for)
             for index, item in enumerate(self._items):
-                _when_done([*futures_in(item).values(), *self._wait_for], lambda index=index: ready.put(index))
+                _when_done(awaited_by(item), lambda index=index: ready.put(index))
             left = len(self._items)
             while left:
                 page = _next_page(ready, min(left, self._page.items))
                 self._settle(page)
                 left -= len(page)
-        except Exception as error:  # noqa: BLE001 - nobody may wait for ever
-            get_run_logger().exception("the rest of a batch of %s cannot be run", self._task.name)
+        except BaseException as error:  # noqa: BLE001 - nobody may wait for ever; Prefect suspends a flow by one
             for future in self.futures:
                 if future.is_open:
-                    future.settle(Failed(message=f"{type(error).__name__}: {error}", data=error))
+                    future.settle(_failed(error))
+            if isinstance(error, Exception):
+                get_run_logger().error("the rest of a batch of %s cannot be run", self._task.name, exc_info=error)
 
     def _settle(self, page: Sequence[int]) -> None:
         """Make each item of a page a hit, a task run, or what cannot run."""
-        kept_back = self._kept_back()
-        resolved = {index: kept_back or self._resolved(self._items[index]) for index in page}
+        resolved = {index: self._kept_back or self._resolved(self._items[index]) for index in page}
         items = {index: item for index, item in resolved.items() if isinstance(item, dict)}
         hits = self._hits(items) if self._lookups is not None and items else {}
         if self._lookups is not None and len(items) < len(page):
@@ -152,18 +156,6 @@ class MappedBatch:
             else:
                 self.futures[index].settle(answer)
 
-    def _kept_back(self) -> State[Any] | None:
-        """Return what stands in the place of all items, when one of `wait_for` has no result."""
-        try:
-            for future in self._wait_for:
-                if not (isinstance(future, MappedFuture) and future.is_hit):
-                    final_result(future)
-        except UpstreamTaskError as error:
-            return not_ready(error)
-        except Exception as error:  # noqa: BLE001 - a result that cannot be had is the failure of who waits for it
-            return Failed(message=f"{type(error).__name__}: {error}", data=error)
-        return None
-
     def _resolved(self, item: Item) -> Item | State[Any]:
         """Return an item with the results of its futures; a state when one of them has none."""
         try:
@@ -171,7 +163,7 @@ class MappedBatch:
         except UpstreamTaskError as error:
             return not_ready(error)
         except Exception as error:  # noqa: BLE001 - a result that cannot be had is its own item's failure
-            return Failed(message=f"{type(error).__name__}: {error}", data=error)
+            return _failed(error)
         return item | results
 
     def _hits(self, items: Mapping[int, Item]) -> dict[int, StoredHit]:
@@ -202,6 +194,51 @@ class MappedBatch:
 def futures_in(item: Item) -> dict[str, PrefectFuture[Any]]:
     """Return the parameters of an item that are futures. Those inside of collections are left to the task run."""
     return {name: value for name, value in item.items() if isinstance(value, PrefectFuture)}
+
+
+def awaited_by(item: Item) -> list[PrefectFuture[Any]]:
+    """Return the futures that an item waits for, also those that its task run will find in a collection.
+
+    A task run that waits itself takes a place in its runner, which what it waits for may need.
+    """
+    return [future for value in item.values() for future in _futures_of(value)]
+
+
+def _futures_of(value: Any) -> Iterable[PrefectFuture[Any]]:
+    if isinstance(value, PrefectFuture):
+        return (cast("PrefectFuture[Any]", value),)
+    if isinstance(value, allow_failure | opaque):
+        return _futures_of(cast("Any", value).unwrap())
+    if isinstance(value, list | tuple | set | frozenset | dict):
+        members = cast("Iterable[Any]", value.values() if isinstance(value, dict) else value)
+        return [cast("PrefectFuture[Any]", member) for member in members if isinstance(member, PrefectFuture)]
+    return ()
+
+
+def _why_kept_back(wait_for: Any) -> State[Any] | None:
+    """Wait; return what stands in the place of all items, when something that they wait for has no result."""
+    try:
+        visit_collection(
+            wait_for, visit_fn=_wait_unless_hit, return_data=False, max_depth=-1, remove_annotations=True, context={}
+        )
+    except UpstreamTaskError as error:
+        return not_ready(error)
+    except Exception as error:  # noqa: BLE001 - a result that cannot be had is the failure of who waits for it
+        return _failed(error)
+    return None
+
+
+def _wait_unless_hit(one: Any, context: dict[str, Any]) -> Any:
+    """Do as Prefect's engine with what a task run waits for; a hit is not decoded for this."""
+    if isinstance(one, MappedFuture):
+        one.wait()
+        if one.is_hit:
+            return None
+    return resolve_to_final_result(one, context)
+
+
+def _failed(error: BaseException) -> State[Any]:
+    return Failed(message=f"{type(error).__name__}: {error}", data=error)
 
 
 def _when_done(futures: Iterable[PrefectFuture[Any]], call: Callable[[], None]) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, overload
 
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.futures import PrefectFuture
 from prefect.settings import get_current_settings
 from prefect.task_runners import TaskRunner
 from prefect.tasks import Task
+from prefect.utilities.annotations import opaque
 from prefect.utilities.callables import expand_mapping_parameters, get_call_parameters
 from prefect.utilities.engine import resolve_inputs_sync
 
@@ -30,7 +30,7 @@ from cache_blocks.prefect.report import report_when_run_ends
 def cached_map(
     task: Task[..., Any],
     *args: Any,
-    wait_for: Sequence[PrefectFuture[Any]] | None = None,
+    wait_for: Iterable[Any] | None = None,
     return_state: Literal[False] = False,
     task_runner: TaskRunner[Any] | None = None,
     **kwargs: Any,
@@ -39,7 +39,7 @@ def cached_map(
 def cached_map(
     task: Task[..., Any],
     *args: Any,
-    wait_for: Sequence[PrefectFuture[Any]] | None = None,
+    wait_for: Iterable[Any] | None = None,
     return_state: Literal[True],
     task_runner: TaskRunner[Any] | None = None,
     **kwargs: Any,
@@ -49,7 +49,7 @@ def cached_map(
 def cached_map(
     task: Task[..., Any],
     *args: Any,
-    wait_for: Sequence[PrefectFuture[Any]] | None = None,
+    wait_for: Iterable[Any] | None = None,
     return_state: bool = False,
     task_runner: TaskRunner[Any] | None = None,
     **kwargs: Any,
@@ -64,7 +64,7 @@ def cached_map(
         task: A task made by `cached_task`.
         args: Iterables, one per parameter; wrap in `prefect.unmapped` what is the same for all items. Items may be
             futures, such as those of an earlier `cached_map`, or of its ``.then(function)``.
-        wait_for: Futures that have to be done before anything is looked up.
+        wait_for: What has to be done before anything is looked up, as for ``task.map``.
         return_state: Return states rather than futures, once all are done.
         task_runner: A started task runner for the misses; the flow's own by default.
         kwargs: Iterables by name.
@@ -73,10 +73,11 @@ def cached_map(
         One future an item, in order.
 
     Raises:
-        ConfigurationError: The task has no tiered cache, or there is no flow whose task runner could compute.
+        ConfigurationError: The task has no tiered cache, or there is no flow that its misses could belong to.
         MappingLengthMismatch: The iterables differ in length. Like all that ``task.map`` raises, it is Prefect's.
     """
-    runner = task_runner or _runner_of_flow(task)
+    flow = _flow_of(task)
+    runner = task_runner or flow.task_runner
     batch = MappedBatch(task, items_of(task, args, kwargs), _lookups(task), runner.submit, wait_for or ())
     show_progress(task.name, batch.futures)
     batch.start()
@@ -89,8 +90,12 @@ def cached_map(
 
 def items_of(task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the parameters of each item, as ``task.map`` pairs them up."""
-    given = get_call_parameters(task.fn, tuple(args), dict(kwargs), apply_defaults=False)
-    return expand_mapping_parameters(_signed(task.fn), resolve_inputs_sync(given, max_depth=0))
+    given = resolve_inputs_sync(
+        get_call_parameters(task.fn, tuple(args), dict(kwargs), apply_defaults=False), max_depth=0
+    )
+    hidden = [name for name, value in given.items() if isinstance(value, opaque)]  # which Prefect forgets here
+    items = expand_mapping_parameters(_signed(task.fn), given | {name: given[name].unwrap() for name in hidden})
+    return [item | {name: opaque(item[name]) for name in hidden} for item in items] if hidden else items
 
 
 def _signed(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,9 +124,9 @@ def _lookups(task: Task[..., Any]) -> Lookups | None:
     return None if policy.refreshes(task) else Lookups(cache, policy, task)
 
 
-def _runner_of_flow(task: Task[..., Any]) -> TaskRunner[Any]:
+def _flow_of(task: Task[..., Any]) -> FlowRunContext:
     context = FlowRunContext.get()
     if context is None:
         msg = f"cached_map: {task.name!r} is mapped outside of a flow, so that nothing could compute its misses"
         raise ConfigurationError(msg)
-    return context.task_runner
+    return context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from abc import abstractmethod
@@ -19,6 +20,8 @@ from prefect.utilities.engine import resolve_to_final_result
 
 from cache_blocks.errors import CacheError
 from cache_blocks.prefect.serializer import TieredCacheSerializer
+
+logger = logging.getLogger("cache_blocks")
 
 R = TypeVar("R")
 Callback = Callable[[PrefectFuture[Any]], None]
@@ -71,9 +74,15 @@ class BatchFuture(PrefectTaskRunFuture[R]):
 
         Args:
             timeout: Seconds to wait; None waits until it is done.
+
+        Raises:
+            TimeoutError: It is not done in time.
         """
+        self.wait(timeout)
+        if self._final_state is None:
+            raise TimeoutError("the task run is not done")
         try:
-            self.result(timeout)
+            self.result()
         except Exception as error:  # noqa: BLE001 - this is what was asked for
             return error
         return None
@@ -116,7 +125,10 @@ class MappedFuture(BatchFuture[Any]):
             callbacks, self._callbacks = self._callbacks or [], None
             self._batch.settled.notify_all()
         for callback in callbacks:
-            self.add_done_callback(callback)
+            try:
+                self.add_done_callback(callback)
+            except Exception:  # as in `concurrent.futures`: neither the others nor who settles this are to blame
+                logger.exception("a callback of an item of a batch failed")
 
     @property
     def is_open(self) -> bool:
@@ -188,7 +200,9 @@ class MappedFuture(BatchFuture[Any]):
 
     def exception(self, timeout: float | None = None) -> Exception | None:
         """See `BatchFuture.exception`; a hit is not decoded for this."""
-        return None if isinstance(self._settled(timeout), StoredHit) else super().exception(timeout)
+        began = time.monotonic()
+        hit = isinstance(self._settled(timeout), StoredHit)
+        return None if hit else super().exception(_remaining(timeout, began))
 
     def add_done_callback(self, fn: Callback) -> None:
         """Call back when the item is done; at once if it is."""

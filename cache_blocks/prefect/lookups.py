@@ -102,7 +102,9 @@ def _summary_run(task: str, count: str, line: str) -> None:
     def cached() -> State[Any]:
         return Completed(name="Cached", message=line)
 
-    summary = Task(
-        cached, name=f"{task} (cached)", task_run_name=f"{task}: {count}", cache_policy=NO_CACHE, persist_result=False
-    )
+    def run_name() -> str:
+        """Return the name as it is; in a text Prefect would take braces, which a task's name may have, for fields."""
+        return f"{task}: {count}"
+
+    summary = Task(cached, name=f"{task} (cached)", task_run_name=run_name, cache_policy=NO_CACHE, persist_result=False)
     summary(return_state=True)

@@ -16,7 +16,7 @@ from prefect.futures import PrefectFuture
 from prefect.states import Pending
 from prefect.tasks import Task
 
-from cache_blocks.cache import TieredCache
+from cache_blocks.cache import CACHE_OFF, TieredCache
 from cache_blocks.calls import Call
 from cache_blocks.entry import Lookup
 from cache_blocks.errors import ConfigurationError
@@ -26,7 +26,7 @@ from cache_blocks.prefect.cached_map import items_of
 from cache_blocks.prefect.futures import BatchFutures
 from cache_blocks.prefect.lookups import Item, Lookups
 from cache_blocks.prefect.origin import origin_of_item
-from cache_blocks.prefect.policy import TieredCachePolicy
+from cache_blocks.prefect.policy import REFRESHING, TieredCachePolicy
 
 NO_KEY = "no key: an argument cannot be hashed"
 
@@ -103,10 +103,14 @@ class _PlannedLookups(Lookups):
     """Looks items up and notes what it finds; it promotes and records nothing."""
 
     stage: StagePlan
+    bypassed: str
 
     def hits(self, calls: Iterable[tuple[Item, Call]]) -> dict[str, Lookup]:
         """Return the hits, and note hits and misses."""
         calls = list(calls)
+        if self.bypassed:
+            self.stage.misses[self.bypassed] += len(calls)
+            return {}
         found = self.cache.reader.look([call.request for _, call in calls], promote=False)
         for item, call in calls:
             lookup = found[call.key]
@@ -164,7 +168,9 @@ class Planner:
         stage.past = cache.parts.history.computations(task.name, policy.kind.name)
         prices = cache.settings.prices_of(policy.kind.name)
         stage.money_of = lambda one: prices.cost(one.usage, one.seconds)
-        batch = MappedBatch(task, items, _PlannedLookups(cache, policy, task, stage), _stays)
+        batch = MappedBatch(
+            task, items, _PlannedLookups(cache, policy, task, stage, _why_bypassed(cache, policy, task)), _stays
+        )
         batch.start()
         futures = BatchFutures(batch.futures)  # pyright: ignore[reportAbstractUsage] - so does Prefect
         futures.wait()
@@ -181,6 +187,13 @@ def plan_map(task: Task[..., Any], *args: Any, **kwargs: Any) -> StagePlan:
     planner = Planner()
     planner.map(task, *args, **kwargs)
     return planner.stages[0]
+
+
+def _why_bypassed(cache: TieredCache, policy: TieredCachePolicy, task: Task[..., Any]) -> str:
+    """Return why a run would not look at the cache at all, if so."""
+    if cache.settings.mode == "off":
+        return CACHE_OFF
+    return REFRESHING if policy.refreshes(task) else ""
 
 
 def _stays(*arguments: Any) -> PrefectFuture[Any] | State[Any]:

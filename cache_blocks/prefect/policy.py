@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from prefect.cache_policies import CachePolicy, CompoundCachePolicy
 from prefect.context import SettingsContext, TaskRunContext
@@ -25,6 +25,9 @@ from cache_blocks.prefect.result_store import TieredResultStore
 from cache_blocks.private.privacy import told
 from cache_blocks.sources import Source, Sources
 from cache_blocks.values import codec_of, return_annotation
+
+REFRESHING: Final = "Prefect was told to refresh the cache"
+"""Reason of a call that looks away from the cache."""
 
 
 @dataclass(init=False)
@@ -140,7 +143,7 @@ class TieredCachePolicy(CachePolicy):
             return attempt
         attempt.refresh = self.refreshes(task_ctx.task)
         if attempt.refresh:
-            attempt.bypass(self.kind.name, "Prefect was told to refresh the cache")
+            attempt.bypass(self.kind.name, REFRESHING)
             attempt.prepare()
         return attempt
 

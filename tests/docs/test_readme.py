@@ -56,6 +56,8 @@ def checkout(tmp_path: Path) -> Path:
         else:
             shutil.copy2(source, copy / part)
     (copy / ".venv").symlink_to(ROOT / ".venv")
+    for file in (copy / "pyproject.toml", *(copy / "requirements").iterdir()):
+        os.utime(file, (0, 0))  # or make, after a change, would install the package into the environment from here
     return copy
 
 
