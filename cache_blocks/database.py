@@ -54,7 +54,7 @@ class Database:
         self._failures = 0
         self._lock = forking.lock()
         # A fork would copy what SQLite knows of locks, which is true in one process only (https://sqlite.org/howtocorrupt.html).
-        self._gate = forking.Gate(self.close) if self.is_sqlite else nullcontext()
+        self._inside = forking.Gate(self.close).inside if self.is_sqlite else nullcontext
         forking.forget_parent_of(self)
 
     @property
@@ -75,7 +75,7 @@ class Database:
             TierUnavailableError: The database is down, slow or full.
         """
         try:
-            with self._gate, self._connected(self._ready_engine()) as connection, connection.begin():
+            with self._inside(), self._connected(self._ready_engine()) as connection, connection.begin():
                 yield connection
         except _OUTAGES as error:
             raise unavailable("sql", error) from error
@@ -87,7 +87,7 @@ class Database:
         Raises as `begin` does.
         """
         try:
-            with self._gate, self._connected(self._ready_engine()) as connection:
+            with self._inside(), self._connected(self._ready_engine()) as connection:
                 yield connection.execution_options(only_reads=True)
         except _OUTAGES as error:
             raise unavailable("sql", error) from error
@@ -101,7 +101,7 @@ class Database:
         """
         driver_error = cast("Any", self._url.get_dialect()).import_dbapi().Error
         try:
-            with self._gate, self._connected(self._ready_engine()) as connection:
+            with self._inside(), self._connected(self._ready_engine()) as connection:
                 driver: Any = connection.connection.driver_connection
                 connection.detach()  # from the pool, whose connections have less patience
                 if not self.is_sqlite:

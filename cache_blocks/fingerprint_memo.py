@@ -100,7 +100,7 @@ class DigestMemo:
         if not self.path.exists():
             return 0
         try:
-            with _gate, closing(self._connect()) as connection:
+            with _gate.inside(), closing(self._connect()) as connection:
                 return _forget(connection, list(digests))
         except sqlite3.Error as error:
             if not _is_passing(error):
@@ -115,7 +115,7 @@ class DigestMemo:
         if time.monotonic() < self._paused_until or not (self._writes or self.path.exists()):
             return otherwise
         try:
-            with _gate, closing(self._connect()) as connection:
+            with _gate.inside(), closing(self._connect()) as connection:
                 return work(connection)
         except sqlite3.Error as error:
             if _is_passing(error) or not self._writes:

@@ -13,7 +13,8 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 logger = logging.getLogger("cache_blocks")
@@ -64,26 +65,30 @@ class Gate:
     def __init__(self, before: Callable[[], object] | None = None) -> None:
         self._before = before
         self._inside: list[int] = []
-        self._forks = 0
+        self._forking: set[int] = set()
         self._changed = threading.Condition()
         _gates.add(self)
 
-    def __enter__(self) -> None:
+    @contextmanager
+    def inside(self) -> Generator[None]:
+        """Be inside, once no fork is under way; who is inside already may come in again."""
         me = threading.get_ident()
         with self._changed:
-            self._changed.wait_for(lambda: not self._forks or me in self._inside, _PATIENCE_SECONDS)
+            self._changed.wait_for(lambda: not self._forking or me in self._inside, _PATIENCE_SECONDS)
             self._inside.append(me)
-
-    def __exit__(self, *_: object) -> None:
-        with self._changed:
-            self._inside.remove(threading.get_ident())
-            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside.remove(me)
+                self._changed.notify_all()
 
     def shut(self) -> None:
-        """Let nobody in, and wait for those who are inside; not for ever."""
+        """Let nobody in, and wait for those who are inside and do not fork themselves; not for ever."""
         with self._changed:
-            self._forks += 1
-            if not self._changed.wait_for(lambda: not self._others(), _PATIENCE_SECONDS):
+            self._forking.add(threading.get_ident())
+            self._changed.notify_all()
+            if not self._changed.wait_for(lambda: self._forking.issuperset(self._inside), _PATIENCE_SECONDS):
                 logger.warning("forked while another thread was at work in SQLite; the child may find it locked")
         if self._before is not None:
             self._before()
@@ -91,18 +96,15 @@ class Gate:
     def open(self) -> None:
         """Let in who waits."""
         with self._changed:
-            self._forks -= 1
+            self._forking.discard(threading.get_ident())
             self._changed.notify_all()
 
     def renew(self) -> None:
         """Be open in a child, with nobody inside but the thread that it has."""
-        others = self._others()
-        self._inside = [one for one in self._inside if one not in others]
-        self._forks = 0
+        me = threading.get_ident()
+        self._inside = [one for one in self._inside if one == me]
+        self._forking = set()
         self._changed = threading.Condition()
-
-    def _others(self) -> set[int]:
-        return {*self._inside} - {threading.get_ident()}
 
 
 def _free_in_children(made: Any) -> Any:

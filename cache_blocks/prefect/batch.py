@@ -19,7 +19,7 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.states import Failed
 from prefect.tasks import Task
-from prefect.utilities.annotations import allow_failure, opaque
+from prefect.utilities.annotations import BaseAnnotation, allow_failure, opaque
 from prefect.utilities.collections import visit_collection
 from prefect.utilities.engine import collect_task_run_inputs_sync, resolve_to_final_result
 
@@ -84,7 +84,7 @@ class MappedBatch:
         self._items = items
         self._lookups = lookups
         self._submit_to = submit
-        self._wait_for = list(cast("Iterator[Any]", wait_for)) if isinstance(wait_for, Iterator) else wait_for
+        self._wait_for = _visitable(wait_for)
         self._kept_back: State[Any] | None = None
         self._context = contextvars.copy_context()
         self._annotation = return_annotation(task.fn)
@@ -127,8 +127,12 @@ class MappedBatch:
         ready: SimpleQueue[int] = SimpleQueue()
         try:
             self._kept_back = _why_kept_back(self._wait_for)
+            common = _common_to(self._items)
+            for future in awaited_by(common):
+                future.wait()
             for index, item in enumerate(self._items):
-                _when_done(awaited_by(item), lambda index=index: ready.put(index))
+                own = {name: value for name, value in item.items() if name not in common}
+                _when_done(awaited_by(own), lambda index=index: ready.put(index))
             left = len(self._items)
             while left:
                 page = _next_page(ready, min(left, self._page.items))
@@ -207,12 +211,29 @@ def awaited_by(item: Item) -> list[PrefectFuture[Any]]:
 def _futures_of(value: Any) -> Iterable[PrefectFuture[Any]]:
     if isinstance(value, PrefectFuture):
         return (cast("PrefectFuture[Any]", value),)
-    if isinstance(value, allow_failure | opaque):
-        return _futures_of(cast("Any", value).unwrap())
+    if isinstance(value, BaseAnnotation):  # which are tuples; what is quoted stays as it is
+        annotated = cast("Any", value)
+        return _futures_of(annotated.unwrap()) if isinstance(value, allow_failure | opaque) else ()
     if isinstance(value, list | tuple | set | frozenset | dict):
         members = cast("Iterable[Any]", value.values() if isinstance(value, dict) else value)
         return [cast("PrefectFuture[Any]", member) for member in members if isinstance(member, PrefectFuture)]
     return ()
+
+
+def _common_to(items: Sequence[Item]) -> Item:
+    """Return the parameters that are the same for all items and hold futures: each item would wait for each of them."""
+    return {
+        name: value
+        for name, value in (items[0] if items else {}).items()
+        if _futures_of(value) and all(item.get(name) is value for item in items)
+    }
+
+
+def _visitable(wait_for: Any) -> Any:
+    """Return what Prefect finds futures in: of other iterables, such as a generator, it sees no member."""
+    if isinstance(wait_for, list | tuple | set | dict | PrefectFuture | State) or not isinstance(wait_for, Iterable):
+        return cast("Any", wait_for)
+    return list(cast("Iterable[Any]", wait_for))
 
 
 def _why_kept_back(wait_for: Any) -> State[Any] | None:

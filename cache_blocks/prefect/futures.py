@@ -78,13 +78,14 @@ class BatchFuture(PrefectTaskRunFuture[R]):
         Raises:
             TimeoutError: It is not done in time.
         """
-        self.wait(timeout)
-        if self._final_state is None:
-            raise TimeoutError("the task run is not done")
         try:
-            self.result()
+            self.wait(timeout)
+            if is_done := self._final_state is not None:
+                self.result()
         except Exception as error:  # noqa: BLE001 - this is what was asked for
             return error
+        if not is_done:
+            raise TimeoutError("the task run is not done")
         return None
 
     @property

@@ -8,7 +8,9 @@ import os
 import pickle
 import signal
 import struct
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,7 +26,7 @@ from cache_blocks.errors import InvalidKeyError
 from cache_blocks.testing.samples import HOSTILE_KEYS, KEY, entry_for
 from cache_blocks.tiers.base import BackendTier, Tier
 
-_CHILD_SECONDS: Final = 30
+_CHILD_SECONDS: Final = 60
 
 MakeTier = Callable[[str], Tier]
 Plant = Callable[[str, bytes], None]
@@ -203,6 +205,9 @@ class TierContract:
             status = 1
             try:
                 status = 0 if tier.read([KEY]).entries == {KEY: self.expected(entry)} else 2
+            except Exception:
+                traceback.print_exc()
+                sys.stderr.flush()
             finally:
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -51,10 +51,10 @@ def folder(tmp_path: Path) -> ObjectStore:
 @pytest.fixture(scope="session")
 def rclone(s3_account: S3Account) -> Generator[ObjectStore]:
     with fresh_bucket(s3_account) as bucket:
-        yield ObjectStore(f"{bucket.url}/prefix", bucket.options, timeout_seconds=10)
+        yield ObjectStore(f"{bucket.url}/prefix", bucket.options, timeout_seconds=30)
 
 
 @pytest.fixture(scope="session")
 def moto(conditional_s3_account: S3Account) -> Generator[ObjectStore]:
     with fresh_bucket(conditional_s3_account) as bucket:
-        yield ObjectStore(f"{bucket.url}/prefix", bucket.options, timeout_seconds=10)
+        yield ObjectStore(f"{bucket.url}/prefix", bucket.options, timeout_seconds=30)

@@ -65,6 +65,7 @@ class Reader:
         self._monkeypatch.chdir(self._folder)
         self._monkeypatch.syspath_prepend(str(self._folder))
         self._monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        self._monkeypatch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")  # of a busy machine
         self._servers.enter_context(_own_modules(self._folder))
         return self
 

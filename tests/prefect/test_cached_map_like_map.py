@@ -1,21 +1,22 @@
 """Whoever replaces ``task.map`` by `cached_map` finds what they had: what may be waited for, annotations, limits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import pytest
-from prefect import allow_failure, flow, task
+from prefect import allow_failure, flow, task, unmapped
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 from prefect.futures import PrefectFuture
 from prefect.states import Suspended
 from prefect.task_runners import ThreadPoolTaskRunner
-from prefect.utilities.annotations import opaque
+from prefect.utilities.annotations import opaque, quote
 
 from cache_blocks import TRANSCRIPT, cached_map, cached_task, plan_map
 from cache_blocks.errors import ConfigurationError
 from cache_blocks.prefect import batch as batches
-from cache_blocks.prefect.futures import BatchFutures
+from cache_blocks.prefect.batch import awaited_by
+from cache_blocks.prefect.futures import BatchFutures, MappedFuture
 from tests.prefect.observed import Gate
 
 GATE = Gate()
@@ -70,11 +71,12 @@ def few_places(workers: int) -> Any:
         lambda: [number.map([1, 2]), number.submit()],
         lambda: [number.submit(return_state=True)],
         lambda: (number.submit(value) for value in (1, 2)),
+        lambda: dict.values({"a": number.submit()}),
         lambda: cast("Any", number).submit(),
         lambda: cached_map(upper, ["a", "b"]),
         lambda: [cached_map(upper, number.map(["c"]))],
     ],
-    ids=["allowed failure", "lists of futures", "state", "generator", "one future", "batch", "open batch"],
+    ids=["allowed failure", "lists of futures", "state", "generator", "values", "one future", "batch", "open batch"],
 )
 def test_what_a_task_may_wait_for_a_batch_may_wait_for(make: Callable[[], Any]) -> None:
     @flow
@@ -111,6 +113,35 @@ def test_an_item_takes_no_place_in_the_runner_before_what_it_needs_is_done(wrap:
         return cached_map(count, wrap(cached_map(twice, cached_map(upper, ["a", "b"])))).result(timeout=120)
 
     assert work() in ([2, 2], [2])
+
+
+def test_what_is_the_same_for_all_items_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    @cached_task(kind=TRANSCRIPT)
+    def joined(text: str, others: list[str]) -> str:
+        return text + "".join(others)
+
+    waited: list[int] = []
+    when_done = batches._when_done  # pyright: ignore[reportPrivateUsage]
+
+    def noted(futures: Iterable[PrefectFuture[Any]], call: Callable[[], None]) -> None:
+        futures = list(futures)
+        waited.append(len(futures))
+        when_done(futures, call)
+
+    monkeypatch.setattr(batches, "_when_done", noted)
+
+    @flow
+    def work() -> list[str]:
+        return cached_map(joined, ["x", "y", "z"], unmapped(cached_map(upper, ["a", "b"]))).result()
+
+    assert work() == ["xAB", "yAB", "zAB"]
+    assert waited == [0, 0, 0]
+
+
+def test_what_is_quoted_is_not_waited_for() -> None:
+    future: Any = MappedFuture(cast("Any", None), 0)
+    assert awaited_by({"quoted": quote(future), "text": "a", "numbers": [1, 2]}) == []
+    assert awaited_by({"allowed": allow_failure([future])}) == [future]
 
 
 def test_an_opaque_list_is_mapped_over() -> None:
