@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
+
+from cache_blocks import forking
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,6 +191,25 @@ def test_a_child_waits_for_no_lock_that_another_thread_of_its_parent_held(tmp_pa
 @pytest.mark.promise("Clients survive a fork", tries="20 forks while two threads write to SQLite")
 def test_a_fork_waits_until_no_thread_is_in_the_middle_of_sqlite(tmp_path: Path) -> None:
     assert run(BUSY, tmp_path).split() == ["20"]
+
+
+def test_a_gate_that_was_made_during_a_fork_is_open_after_it() -> None:
+    gate = forking.Gate()
+    gate.open()
+    assert not gate._forking  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_thread_may_leave_a_gate_for_another(caplog: pytest.LogCaptureFixture) -> None:
+    """As the garbage collector does, which closes a generator in whatever thread it runs."""
+    gate = forking.Gate()
+    entered = gate.inside()
+    entered.__enter__()
+    other = threading.Thread(target=entered.__exit__, args=(None, None, None))
+    other.start()
+    other.join()
+    gate.shut()
+    gate.open()
+    assert not caplog.records
 
 
 def test_what_a_child_writes_stays_when_its_parent_closes_the_cache(tmp_path: Path) -> None:
