@@ -7,6 +7,7 @@ thread, by the page as they become ready, so that a stage does not wait for the 
 from __future__ import annotations
 
 import contextvars
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,6 @@ from prefect.client.schemas.objects import RunInput, State
 from prefect.exceptions import UpstreamTaskError
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
-from prefect.states import Failed
 from prefect.tasks import Task
 from prefect.utilities.annotations import BaseAnnotation, allow_failure, opaque
 from prefect.utilities.collections import visit_collection
@@ -31,6 +31,7 @@ from cache_blocks.prefect.futures import (
     DerivedFuture,
     MappedFuture,
     StoredHit,
+    failed,
     final_result,
     not_ready,
 )
@@ -141,7 +142,7 @@ class MappedBatch:
         except BaseException as error:  # noqa: BLE001 - nobody may wait for ever; Prefect suspends a flow by one
             for future in self.futures:
                 if future.is_open:
-                    future.settle(_failed(error))
+                    future.settle(failed(error))
             if isinstance(error, Exception):
                 get_run_logger().error("the rest of a batch of %s cannot be run", self._task.name, exc_info=error)
 
@@ -167,7 +168,7 @@ class MappedBatch:
         except UpstreamTaskError as error:
             return not_ready(error)
         except Exception as error:  # noqa: BLE001 - a result that cannot be had is its own item's failure
-            return _failed(error)
+            return failed(error)
         return item | results
 
     def _hits(self, items: Mapping[int, Item]) -> dict[int, StoredHit]:
@@ -245,7 +246,7 @@ def _why_kept_back(wait_for: Any) -> State[Any] | None:
     except UpstreamTaskError as error:
         return not_ready(error)
     except Exception as error:  # noqa: BLE001 - a result that cannot be had is the failure of who waits for it
-        return _failed(error)
+        return failed(error)
     return None
 
 
@@ -258,24 +259,15 @@ def _wait_unless_hit(one: Any, context: dict[str, Any]) -> Any:
     return resolve_to_final_result(one, context)
 
 
-def _failed(error: BaseException) -> State[Any]:
-    return Failed(message=f"{type(error).__name__}: {error}", data=error)
-
-
 def _when_done(futures: Iterable[PrefectFuture[Any]], call: Callable[[], None]) -> None:
     """Call once when all of these are done."""
     unique = {id(future): future for future in futures}
-    left = len(unique)
-    lock = forking.lock()
-    if not left:
+    left = itertools.count(len(unique) - 1, -1)  # which counts one at a time, whatever threads ask
+    if not unique:
         call()
 
     def count_down(_: PrefectFuture[Any]) -> None:
-        nonlocal left
-        with lock:
-            left -= 1
-            last = left == 0
-        if last:
+        if next(left) == 0:
             call()
 
     for future in unique.values():

@@ -275,7 +275,7 @@ class DerivedFuture(BatchFuture[Any]):
         try:
             value = self._function(self._base.result())
         except Exception as error:  # noqa: BLE001 - somebody's function
-            return Failed(message=f"{type(error).__name__}: {error}", data=error)
+            return failed(error)
         metadata = ResultRecordMetadata(storage_key="derived", serializer=TieredCacheSerializer())
         return Completed(data=ResultRecord(result=value, metadata=metadata))
 
@@ -317,6 +317,11 @@ def final_result(future: PrefectFuture[Any], parameter: str = "") -> Any:
         with suppress(Exception):  # the state tells what that means
             return future.result()
     return resolve_to_final_result(future, {"parameter_name": parameter} if parameter else {})
+
+
+def failed(error: BaseException) -> State[Any]:
+    """Return the state of what cannot be had because of an error, which asking for its result raises."""
+    return Failed(message=f"{type(error).__name__}: {error}", data=error)
 
 
 def not_ready(error: Exception) -> State[Any]:
